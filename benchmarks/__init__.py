@@ -1,0 +1,1 @@
+"""greenio beside its peers: `python -m benchmarks` (see README.md)."""

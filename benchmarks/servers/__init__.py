@@ -1,0 +1,1 @@
+"""Echo servers that differ in nothing but the library they stand on."""

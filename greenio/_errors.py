@@ -1,0 +1,54 @@
+"""Every exception of greenio.
+
+    BaseException
+      Cancelled               a cancelled fiber or scope; only the scheduler raises it, let it pass
+    Exception
+      GreenioError
+        WouldBlock            the twin of an operation that parks found that it would have to
+        ChannelClosed         send on a closed channel, or receive once it is drained
+        DeadlockError         every fiber waits for another one
+        RunFinishedError      the run that this belonged to has ended
+        InternalError         a bug of greenio's
+
+Where a built-in or standard class says it (TimeoutError, OSError with its errno, concurrent.futures.CancelledError for the
+result of a cancelled fiber), that one is raised.
+"""
+
+
+class Cancelled(BaseException):
+    """The fiber, or the scope it is in, was cancelled.
+
+    Raised at every checkpoint until the fiber has ended: an operation that raises it has not happened. Not an
+    ``Exception``, so that ``except Exception`` lets it pass.
+
+    Attributes:
+        reason: what ``cancel`` was given, or None.
+    """
+
+    def __init__(self, reason: object = None) -> None:
+        super().__init__(*(() if reason is None else (reason,)))
+        self.reason = reason
+
+
+class GreenioError(Exception):
+    """Base of greenio's own errors."""
+
+
+class WouldBlock(GreenioError):
+    """The operation would have had to park."""
+
+
+class ChannelClosed(GreenioError):
+    """The channel is closed, now and for good."""
+
+
+class DeadlockError(GreenioError):
+    """Every fiber waits, and nothing is left that could wake one. The text names each fiber, what it waits for and where."""
+
+
+class RunFinishedError(GreenioError):
+    """The run that this fiber or scheduler belonged to has ended."""
+
+
+class InternalError(GreenioError):
+    """A bug of greenio's: please report it with its text."""

@@ -1,0 +1,102 @@
+"""run(main): an OS thread's scheduler from its first fiber to its last."""
+
+import contextvars
+import sys
+import threading
+from collections.abc import Callable
+from typing import TypeVar, TypeVarTuple
+
+from greenio._scheduler import Clock, Scheduler
+from greenio.pollers import Poller
+
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
+
+# From CPython 3.12 on, PyThreadState_Swap lets go of the GIL for a moment at each switch, and a computing thread that takes it keeps
+# it for a whole switch interval. Figures in ARCHITECTURE.md, "The GIL at a switch".
+DEFAULT_SWITCH_INTERVAL = 0.0005 if sys.version_info >= (3, 12) else None
+
+_interval_lock = threading.Lock()
+_intervals: list[float] = []  # what each run asked for
+_interval_before = 0.0  # what the program had set
+
+
+def run(
+    main: Callable[[*Arguments], Result],
+    *args: *Arguments,
+    stack_size: int | None = None,
+    clock: Clock | None = None,
+    poller: Poller | None = None,
+    switch_interval: float | None = DEFAULT_SWITCH_INTERVAL,
+) -> Result:
+    """Call main(*args) as the main fiber of this OS thread, and let it spawn others; return what it returns.
+
+    Main runs on the OS thread's own stack, in a copy of the current contextvars. When it ends, the fibers that are left are
+    cancelled, unwound (their ``finally`` blocks run) and joined; failures that nobody asked for are logged. One
+    run at a time on an OS thread; several OS threads may each have one.
+
+    Args:
+        main: any callable; keyword arguments by functools.partial.
+        stack_size: bytes of C stack for fibers that spawn gives none, rounded up to a power of two; None: 256 KiB,
+            or GREENIO_STACK_SIZE of the environment.
+        clock: where time comes from; None: CLOCK_MONOTONIC. Tests pass a greenio.testing.VirtualClock.
+        poller: what asks the kernel about descriptors; None: epoll.
+        switch_interval: seconds for sys.setswitchinterval while the run lasts, if shorter than what is set: how long another OS
+            thread that computes may keep the GIL from the fibers. None leaves it alone; the default is 0.0005 on CPython 3.12 and
+            later, None before. Put back when the last run ends.
+    Returns:
+        What main returns.
+    Raises:
+        RuntimeError: this OS thread runs fibers already.
+        TypeError, ValueError: an argument is wrong; nothing was run.
+        SystemExit, KeyboardInterrupt: left any fiber's function, or a signal handler's.
+        DeadlockError: all fibers wait and nothing could wake one; raised in main.
+        BaseException: what main raises.
+    """
+    if not callable(main):
+        raise TypeError(f"run wants a callable and its arguments, not {main!r}")
+    if switch_interval is not None and not switch_interval > 0:
+        raise ValueError(f"switch_interval must be > 0 seconds or None, not {switch_interval!r}")
+    scheduler = Scheduler(clock, poller, stack_size)
+    scheduler.open()
+    try:
+        _shorten_switch_interval(switch_interval)
+        try:
+            return _run_main(scheduler, main, args)
+        finally:
+            _restore_switch_interval(switch_interval)
+    finally:
+        scheduler.close()
+
+
+def _run_main(scheduler: Scheduler, main: Callable[[*Arguments], Result], args: tuple[*Arguments]) -> Result:
+    result = error = None
+    try:
+        result = contextvars.copy_context().run(main, *args)
+        return result
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        scheduler.settle(result, error)
+        del error
+        scheduler.unwind()
+
+
+def _shorten_switch_interval(wanted: float | None) -> None:
+    global _interval_before
+    if wanted is None:
+        return
+    with _interval_lock:
+        if not _intervals:
+            _interval_before = sys.getswitchinterval()
+        _intervals.append(wanted)
+        sys.setswitchinterval(min(_interval_before, *_intervals))
+
+
+def _restore_switch_interval(wanted: float | None) -> None:
+    if wanted is None:
+        return
+    with _interval_lock:
+        _intervals.remove(wanted)
+        sys.setswitchinterval(min(_interval_before, *_intervals) if _intervals else _interval_before)

@@ -1,0 +1,230 @@
+# _scheduler.pxd: run queue, timers, park and unpark, descriptors waited for, the idle loop. One scheduler for each OS thread in run().
+#
+# There is no hub: a fiber that parks takes the next ready one and switches straight to it; if none is ready, it runs the idle
+# loop on its own stack. Waiting is two verbs, park and unpark; no lock, channel or socket is known here.
+# Everything wants the GIL. unpark, spawn and cancel may be called from any OS thread; the rest by the scheduler's own.
+#
+# Invariants:
+#   - a fiber is in the run queue exactly when its state is READY, and then once;
+#   - the run queue has room for every fiber alive, so that unpark cannot fail;
+#   - `alive` links every fiber spawned and not ended; each of them owns a reference to itself;
+#   - a timer is armed only while its fiber is parked.
+from cpython.ref cimport PyObject
+from libc.stdint cimport int64_t, uint64_t
+
+from greenio._switch cimport BaseFiber, FiberCore, PyThreadState
+from greenio.pollers.poller cimport Entry, Poller
+
+cdef extern from "monitor.h":
+    struct greenio_watched:
+        PyThreadState *running
+        PyThreadState *signals
+        uint64_t switches
+        uint64_t idle_periods
+        int waiting
+        int wake_fd
+
+cdef enum FiberState:
+    READY                # in the run queue
+    RUNNING
+    PARKED
+    DONE
+
+cdef enum Wake:          # why a park ended
+    WOKEN                # unparked by whom it waited for
+    TIMED_OUT            # its deadline came first
+    INTERRUPTED          # cancelled, or an exception was thrown in: park raises it
+
+cdef enum Interrupt:     # bits of Fiber.interrupts
+    CANCELLED = 1        # level-triggered: raised at every checkpoint from now on
+    THROWN = 2           # one exception, raised once
+
+cdef enum:
+    NEVER = -1           # no deadline
+
+
+cdef struct WaitNode:    # one waiting fiber, on its own stack for as long as it waits
+    WaitNode *next
+    WaitNode *previous
+    PyObject *fiber      # borrowed
+
+cdef struct WaitList:    # who waits, first come first served
+    WaitNode *first
+    WaitNode *last
+
+
+cdef inline void wait_append(WaitList *waiters, WaitNode *node, PyObject *fiber) noexcept:
+    node.fiber = fiber
+    node.next = NULL
+    node.previous = waiters.last
+    if waiters.last is NULL:
+        waiters.first = node
+    else:
+        waiters.last.next = node
+    waiters.last = node
+
+
+cdef inline void wait_remove(WaitList *waiters, WaitNode *node) noexcept:
+    if node.previous is NULL:
+        waiters.first = node.next
+    else:
+        node.previous.next = node.next
+    if node.next is NULL:
+        waiters.last = node.previous
+    else:
+        node.next.previous = node.previous
+
+
+cdef struct Timer:       # a fiber's deadline in its scheduler's heap
+    int64_t deadline_ns  # on the scheduler's clock
+    Py_ssize_t index     # where in the heap; -1: not armed
+    PyObject *fiber      # borrowed
+
+cdef struct TimerSlot:   # a place in the heap
+    int64_t deadline_ns
+    uint64_t sequence    # equal deadlines come in the order they were set
+    Timer *timer
+
+
+cdef class Clock:
+    cpdef int64_t now_ns(self) except? -1
+    # Nothing is ready and `deadline_ns` comes next: how many ns may the poller wait? A virtual clock moves to the deadline and says 0.
+    cpdef int64_t wait_ns(self, int64_t deadline_ns) except? -1
+
+
+cdef class Fiber(BaseFiber):
+    cdef object __weakref__
+    cdef readonly Scheduler scheduler
+    cdef object given_name            # str, or None
+    cdef unsigned char run_state      # FiberState
+    cdef unsigned char wake           # Wake, of the last park
+    cdef unsigned char interrupts     # Interrupt bits
+    cdef bint outcome                 # result or exception is known
+    cdef bint observed                # somebody has seen the exception, or it was logged
+    cdef int shield                   # > 0: CANCELLED is held off
+    cdef object cancel_reason
+    cdef unsigned int cancel_count    # times that Cancelled was raised in it
+    cdef object thrown                # exception for THROWN
+    cdef object wait_reason           # while parked: a short phrase, e.g. "channel receive"
+    cdef object waiting_on            # and the object, or None
+    cdef int64_t parked_ns            # since when, on the scheduler's clock (of its last look)
+    cdef Timer timer
+    cdef WaitList joiners
+    cdef list callbacks
+    cdef object spawn_code            # where it was spawned: code object,
+    cdef int spawn_offset             # and the instruction in it
+    cdef PyObject *alive_next
+    cdef PyObject *alive_previous
+
+    cdef void end(self) noexcept
+    cdef void remove_joiner(self, WaitNode *node) noexcept
+
+
+cdef class Watch(Entry):
+    # A descriptor in one scheduler's poller, and who waits for it. A false `readable` (`writable`) means that the last look found
+    # nothing (no room), so the next one can wait for an event straight away.
+    cdef readonly Scheduler scheduler
+    cdef readonly bint readable
+    cdef readonly bint writable
+    cdef readonly int seen            # every flag that an event ever brought
+    cdef readonly bint closed         # by close_watch: whoever waits must not touch the descriptor
+    cdef WaitList readers
+    cdef WaitList writers
+    cdef void unpark_everyone(self) noexcept
+
+
+cdef class Scheduler:
+    cdef object __weakref__
+    # The run queue: a ring of fibers, first in first out.
+    cdef PyObject **ring
+    cdef size_t ring_mask
+    cdef size_t ring_head
+    cdef size_t ring_tail
+    cdef PyObject *current            # the fiber that runs, borrowed: alive
+    cdef int until_look               # switches until timers and the poller are looked at
+    cdef int budget                   # operations that may still complete without parking
+    cdef uint64_t turn_started        # processor ticks at the first of them; 0: none yet
+    cdef uint64_t last_look           # processor ticks
+    cdef Py_ssize_t io_waiting        # fibers parked for a descriptor
+    cdef Py_ssize_t timer_count
+    cdef greenio_watched watched
+
+    cdef TimerSlot *timers            # a heap, four children each
+    cdef Py_ssize_t timer_room
+    cdef uint64_t timer_sequence
+    cdef readonly Clock clock         # None: CLOCK_MONOTONIC
+    cdef readonly Poller poller
+    cdef int64_t seen_ns              # the clock at the last look
+    cdef readonly Fiber main
+    cdef PyObject *alive              # every fiber that has not ended, newest first
+    cdef readonly Py_ssize_t alive_count
+    cdef list failed                  # weak references to fibers whose exception nobody has seen yet
+    cdef bint hosting                 # the current fiber runs the idle loop
+    cdef bint closing                 # main has ended: whatever else lives is cancelled
+    cdef readonly bint closed
+    cdef bint waits_for_all           # main is parked until the others have ended
+    cdef object fatal                 # SystemExit or KeyboardInterrupt that ended a fiber, until main got it
+    cdef Py_ssize_t outside_calls     # calls handed to other OS threads and not yet answered
+    cdef int deadlock_looks
+    cdef WaitList quiet_waiters       # wait_all_parked
+    cdef readonly size_t stack_bytes  # of a fiber that is not given another size
+    cdef unsigned long os_thread      # ident
+    cdef dict watches                 # Watch by descriptor: what is registered with the poller
+    cdef object signal_pipe           # SignalPipe, or None
+
+    # Park the current fiber. `reason` and `waiting_on` are for dumps. Returns WOKEN or TIMED_OUT; raises Cancelled or what was thrown in,
+    # before parking or after: whoever waits takes itself off its WaitList then.
+    cdef int park(self, object reason, object waiting_on, int64_t deadline_ns) except -1
+    # Let the others have their turn. Raises nothing.
+    cdef void give_way(self) noexcept
+    # First thing in any operation that may park: raises what interrupts the current fiber.
+    cdef int check(self) except -1
+    # Last thing in one that did not park: counts against the budget, after which the fiber gives way.
+    cdef void spend(self) noexcept
+    cdef int64_t now(self) except? -1
+    cdef Fiber make(self, object function, tuple arguments, object name, object stack_size)
+
+    cdef PyObject *next_ready(self, size_t own_stack_bytes) noexcept
+    cdef void switch_out(self, PyObject *me) noexcept
+    cdef void push(self, PyObject *fiber) noexcept
+    cdef void look_around(self) noexcept
+    cdef void fire_timers(self) except *
+    cdef void idle(self) noexcept
+    cdef int idle_once(self) except -1
+    cdef int wait_for_events(self, int64_t timeout_ns) except -1
+    cdef void throw_into_main(self, object exception) noexcept
+    cdef int raise_interrupt(self, Fiber me) except -1
+    cdef void add_timer(self, Timer *timer, int64_t deadline_ns) except *
+    cdef void remove_timer(self, Timer *timer) noexcept
+    cdef void place_timer(self, Py_ssize_t index, TimerSlot slot) noexcept
+    cdef void sift_up(self, Py_ssize_t index, TimerSlot slot) noexcept
+    cdef void sift_down(self, Py_ssize_t index, TimerSlot slot) noexcept
+    cdef int grow_ring(self) except -1
+    cdef void link(self, Fiber fiber) noexcept
+    cdef void unlink(self, Fiber fiber) noexcept
+    cdef void fail_to_start(self, Fiber fiber, object exception) noexcept
+    cdef object deadlock_text(self)
+    cdef void become_only(self) noexcept
+    cdef void end_forked_child(self, Fiber me) noexcept
+    cdef inline void prefetch(self) noexcept
+
+    # Descriptors. watch_for registers on first use; wait_io parks until the flag is set and it is the node's turn, see _socket.pyx.
+    cdef Watch watch_for(self, int fd)
+    cdef int wait_io(self, Watch watch, bint to_write, WaitNode *node, int64_t deadline_ns, object reason, object waiting_on) except -1
+
+
+# Make a parked fiber ready. False: it was not parked (any more), and nothing has changed.
+cdef bint unpark(Fiber fiber, int wake) noexcept
+
+# The scheduler of this OS thread: RuntimeError if there is none; or None.
+cdef Scheduler current_scheduler_or_raise()
+cdef Scheduler current_scheduler_or_none()
+
+# The deadline of a timeout in seconds (None: NEVER) from now. TypeError, ValueError name it.
+cdef int64_t deadline_of(Scheduler scheduler, object timeout) except? -2
+
+# `node`, which wait_io put into a list, has finished or given up: out, and the next one's turn. A node that waits nowhere: does nothing.
+cdef void leave_io(Watch watch, bint to_write, WaitNode *node) noexcept
+
+# The descriptor is about to be closed: in every scheduler, it is not watched any more and its waiters wake to find `closed`.
+cdef void close_watch(int fd) noexcept

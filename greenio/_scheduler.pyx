@@ -1,0 +1,1465 @@
+# _scheduler.pyx: who runs next. The contract and the invariants are in _scheduler.pxd.
+#
+# A switch away from a fiber: switch_out() takes the next one from the run queue. If the queue is empty, idle() runs on the stack of
+# the fiber that parks, or ends, until something is ready: timers, descriptors, other OS threads. If the first thing
+# ready is that fiber itself, nothing is switched.
+#
+# Fairness, with no system call for each switch: timers and the poller are looked at every 64 switches, and after 100 µs if
+# anything waits there. An operation that completes without parking is counted; after 32 of them, or 1 ms, the fiber gives way.
+#
+# Not taken: a hub fiber that runs the loop (two switches for each wait), and timers in a wheel (a heap of four
+# children a node costs 0.2 µs at 100,000 timers, and keeps exact deadlines).
+import os
+import signal
+import sys
+import threading
+import weakref
+
+cimport cython
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_REFCNT
+from libc.errno cimport EBADF
+from libc.stdint cimport INT64_MAX, UINT64_MAX
+from libc.stdlib cimport free, malloc, realloc
+
+from greenio._switch cimport (
+    adopt_thread, after_fork, before_exit, before_fork, call_on_stack, checked_stack_bytes, foreign_states, forget_after_fork,
+    forget_pool_after_fork, forward_signals, hears_signals, prepare, recover_stack, switch_to, watch_overflow_handler)
+from greenio.pollers.poller cimport (
+    FAILED, HANG_UP, PEER_CLOSED, READABLE, URGENT, WRITABLE)
+
+from greenio._errors import Cancelled, DeadlockError, InternalError, RunFinishedError
+from greenio._switch import forget_overflow_thread, install_overflow_handler
+from greenio.pollers import DefaultPoller
+
+cdef extern from "Python.h":
+    object PyContext_CopyCurrent()
+    PyObject *PyEval_GetFrame()
+    object PyFrame_GetCode(PyObject *frame)
+    int PyFrame_GetLasti(PyObject *frame)
+    int PyCode_Addr2Line(object code, int offset)
+    PyObject *PyThreadState_GetFrame(PyThreadState *state)
+    unsigned long PyThread_get_thread_ident()
+    void Py_Exit(int status)
+    const char *PyUnicode_AsUTF8(object text) except NULL
+    void Py_XDECREF(PyObject *)
+
+cdef extern from "monitor.h":
+    struct greenio_monitor_hooks:
+        int (*forward_signals)(PyThreadState *signals, PyThreadState **running) noexcept nogil
+        void (*watch_overflow_handler)() noexcept nogil
+    int greenio_monitor_asleep
+    int greenio_monitor_add(greenio_watched *watched, const greenio_monitor_hooks *hooks)
+    void greenio_monitor_remove(greenio_watched *watched)
+    void greenio_monitor_rouse()
+    void greenio_monitor_stop()
+    int greenio_monitor_start()
+    void greenio_monitor_after_fork_child()
+    uint64_t greenio_monitor_ticks()
+
+cdef extern from "asm/context.h":
+    uint64_t greenio_ticks() nogil
+
+cdef extern from * nogil:
+    """
+    #include <stdint.h>
+    #include <time.h>
+
+    /* The OS thread's scheduler. The accessors are never inlined: the address of a thread-local variable must not be carried across a
+     * switch, after which the fiber may be on another OS thread. */
+    static __thread void *greenio_thread_scheduler __attribute__((tls_model("initial-exec")));
+    static __attribute__((noinline)) void *greenio_scheduler_get(void) { return greenio_thread_scheduler; }
+    static __attribute__((noinline)) void greenio_scheduler_set(void *scheduler) { greenio_thread_scheduler = scheduler; }
+
+    static inline int64_t greenio_monotonic_ns(void)
+    {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    }
+    #define greenio_prefetch(address) __builtin_prefetch(address)
+    """
+    void *greenio_scheduler_get()
+    void greenio_scheduler_set(void *scheduler)
+    int64_t greenio_monotonic_ns()
+    void greenio_prefetch(const void *address)
+
+cdef enum:
+    LOOK_EVERY = 64               # switches
+    BUDGET = 32                   # operations
+    CANCELS_BEFORE_WARNING = 1000
+    RING_START = 64
+    HEAP_START = 64
+    DEADLOCK_GRACE_NS = 10_000_000        # an OS thread that ends, or a signal under way, gets this long first
+    DEADLOCK_AGAIN_NS = 1_000_000_000     # other OS threads may end without a word
+    EXIT_PATIENCE_MS = 5000
+    BIG_STACK_BYTES = 8 * 1024 * 1024
+
+cdef uint64_t ticks_per_ms
+cdef uint64_t look_ticks                  # 100 µs
+cdef unsigned long long fibers_made = 0
+cdef set live = set()                     # schedulers between open and close, of all OS threads
+cdef greenio_monitor_hooks monitor_hooks
+cdef bint monitor_stopped = False         # for a fork; whoever looks around next starts it again
+
+
+cdef void start_monitor_again() noexcept:
+    global monitor_stopped
+    monitor_stopped = False
+    greenio_monitor_start()
+
+
+cdef void calibrate_ticks() noexcept:
+    # Against CLOCK_MONOTONIC, for 200 µs. The bounds that use it are for fairness; 10 % do not matter.
+    global ticks_per_ms, look_ticks
+    cdef int64_t start = greenio_monotonic_ns()
+    cdef uint64_t first = greenio_ticks()
+    cdef int64_t passed = 0
+    while passed < 200_000:
+        passed = greenio_monotonic_ns() - start
+    ticks_per_ms = (greenio_ticks() - first) * 1_000_000 // <uint64_t>passed
+    look_ticks = ticks_per_ms // 10
+
+
+cdef class Clock:
+    """Where a scheduler's time comes from. Subclasses replace it, in tests above all: `run(main, clock=…)`."""
+
+    cpdef int64_t now_ns(self) except? -1:
+        """Now, in nanoseconds from any fixed moment; never falls."""
+        return greenio_monotonic_ns()
+
+    cpdef int64_t wait_ns(self, int64_t deadline_ns) except? -1:
+        """How long the poller may wait, nothing being ready, for a deadline that comes next; 0: do not wait."""
+        return max(0, deadline_ns - self.now_ns())
+
+
+cdef Scheduler current_scheduler_or_none():
+    cdef void *scheduler = greenio_scheduler_get()
+    return None if scheduler is NULL else <Scheduler>scheduler
+
+
+cdef Scheduler current_scheduler_or_raise():
+    cdef void *scheduler = greenio_scheduler_get()
+    if scheduler is NULL:
+        raise RuntimeError(
+            "no fibers run on this OS thread: call this inside greenio.run(main), or hand it to a scheduler from outside "
+            "with scheduler.spawn(fn)")
+    return <Scheduler>scheduler
+
+
+cdef int64_t deadline_of(Scheduler scheduler, object timeout) except? -2:
+    cdef double seconds
+    cdef double wait_ns
+    if timeout is None:
+        return NEVER
+    seconds = timeout
+    if not seconds >= 0:
+        raise ValueError(f"a timeout is >= 0 seconds or None, not {timeout!r}")
+    wait_ns = seconds * 1e9
+    if wait_ns >= 9e18:
+        return NEVER
+    return scheduler.now() + <int64_t>wait_ns
+
+
+# --- fibers ----------------------------------------------------------------------------------------------------------
+
+
+cdef bint unpark(Fiber fiber, int wake) noexcept:
+    cdef Scheduler scheduler
+    if fiber.run_state != PARKED:
+        return False
+    scheduler = fiber.scheduler
+    fiber.wake = wake
+    if fiber.timer.index >= 0:
+        scheduler.remove_timer(&fiber.timer)
+    scheduler.push(<PyObject *>fiber)
+    return True
+
+
+def unpark_fiber(Fiber fiber not None):
+    """Make a parked fiber ready. Returns whether it was parked. From any OS thread."""
+    return unpark(fiber, WOKEN)
+
+
+def park_here(str reason, object waiting_on=None, object timeout=None):
+    """Park the current fiber until unpark_fiber; False when *timeout* seconds passed first. Raises what interrupts it."""
+    cdef Scheduler scheduler = current_scheduler_or_raise()
+    return scheduler.park(reason, waiting_on, deadline_of(scheduler, timeout)) == WOKEN
+
+
+STATE_NAMES = {READY: "ready", RUNNING: "running", PARKED: "parked", DONE: "done"}
+
+
+cdef class Fiber(BaseFiber):
+    """One callable that runs concurrently with others, on a stack and a Python thread state of its own.
+
+    Made by `spawn`; the handle may be dropped, the fiber runs on. Its methods may be called from any fiber and any OS thread.
+    """
+
+    def __init__(self):
+        raise TypeError("fibers are made by greenio.spawn(fn, *args)")
+
+    @property
+    def name(self):
+        """What spawn was given, else "fiber-" and the id. May be set."""
+        return self.given_name if self.given_name is not None else f"fiber-{self.id}"
+
+    @name.setter
+    def name(self, str name not None):
+        self.given_name = name
+        self.report_name = PyUnicode_AsUTF8(name)
+
+    @property
+    def state(self):
+        """"ready", "running", "parked" or "done"."""
+        return STATE_NAMES[self.run_state]
+
+    @property
+    def ident(self):
+        """The thread id under which sys._current_frames(), faulthandler and debuggers know it; None while it has no stack."""
+        if self.core.thread_state is NULL:
+            return None
+        return self.core.thread_state.thread_id
+
+    @property
+    def waits_for(self):
+        """While parked: (a short phrase, the object waited on or None, since when on current_time's clock); else None."""
+        if self.run_state != PARKED:
+            return None
+        return self.wait_reason, self.waiting_on, self.parked_ns / 1e9
+
+    @property
+    def spawned_at(self):
+        """(file name, line number) of the spawn call, or None for a main fiber."""
+        if self.spawn_code is None:
+            return None
+        return self.spawn_code.co_filename, PyCode_Addr2Line(self.spawn_code, self.spawn_offset)
+
+    @property
+    def stack(self):
+        """The Python calls it is in, outermost first, as a traceback.StackSummary; empty before its start and after its end."""
+        import traceback
+        cdef PyObject *frame = NULL
+        if self.core.thread_state is not NULL:
+            frame = PyThreadState_GetFrame(self.core.thread_state)
+        if frame is NULL:
+            return traceback.StackSummary()
+        summary = traceback.extract_stack(<object>frame)
+        Py_XDECREF(frame)
+        return summary
+
+    def done(self):
+        """Whether it has returned, raised, or ended by cancellation."""
+        return self.outcome
+
+    def cancelled(self):
+        """Whether it ended by cancellation: Cancelled left its function."""
+        return self.outcome and isinstance(self.raised, Cancelled)
+
+    def cancel(self, reason=None):
+        """Raise Cancelled in the fiber at every checkpoint from now on, until it has ended.
+
+        One that has not begun begins, and gets it at its first checkpoint. The first *reason* counts.
+
+        Args:
+            reason: anything; becomes Cancelled.reason.
+        Returns:
+            False if it had ended already, else True.
+        """
+        if self.outcome:
+            return False
+        if not self.interrupts & CANCELLED:
+            self.cancel_reason = reason
+            self.interrupts |= CANCELLED
+        if not self.shield:
+            unpark(self, INTERRUPTED)
+        return True
+
+    def join(self, timeout=None):
+        """Wait until it has ended, however it did. Parks the calling fiber, or blocks an OS thread without fibers.
+
+        Args:
+            timeout: seconds, or None for ever; 0 does not park.
+        Raises:
+            TimeoutError: it was still alive after *timeout*.
+            RuntimeError: a fiber cannot wait for itself.
+            Cancelled: the calling fiber was cancelled.
+        """
+        cdef Scheduler scheduler = current_scheduler_or_none()
+        cdef WaitNode node
+        cdef int64_t deadline_ns
+        cdef int wake
+        if scheduler is None:
+            self.join_from_thread(timeout)
+            return
+        scheduler.check()
+        deadline_ns = deadline_of(scheduler, timeout)
+        if self.outcome:
+            scheduler.spend()
+            return
+        if <PyObject *>self is scheduler.current:
+            raise RuntimeError(f"{self.name} cannot wait for its own end")
+        if timeout is not None and timeout == 0:
+            raise TimeoutError(f"{self.name} has not ended")
+        wait_append(&self.joiners, &node, scheduler.current)
+        try:
+            wake = scheduler.park("the end of a fiber", self, deadline_ns)
+        except BaseException:
+            self.remove_joiner(&node)
+            raise
+        if wake == TIMED_OUT:
+            self.remove_joiner(&node)
+            raise TimeoutError(f"{self.name} has not ended within {timeout} seconds")
+
+    cdef void remove_joiner(self, WaitNode *node) noexcept:
+        # end() empties the list before the joiners run; a node is in it as long as end() has not come.
+        cdef WaitNode *there = self.joiners.first
+        while there is not NULL and there is not node:
+            there = there.next
+        if there is node:
+            wait_remove(&self.joiners, node)
+
+    def join_from_thread(self, timeout):
+        ended = threading.Event()
+        self.add_done_callback(lambda fiber: ended.set())
+        if not ended.wait(timeout):
+            raise TimeoutError(f"{self.name} has not ended within {timeout} seconds")
+
+    def result(self, timeout=None):
+        """What its function returned, waiting for it as `join` does.
+
+        Raises:
+            concurrent.futures.CancelledError: it ended by cancellation.
+            TimeoutError: it was still alive after *timeout* seconds.
+            BaseException: what its function raised.
+        """
+        self.join(timeout)
+        self.observed = True
+        if self.raised is None:
+            return self.returned
+        if isinstance(self.raised, Cancelled):
+            raise self.cancelled_error() from self.raised
+        raise self.raised
+
+    def exception(self, timeout=None):
+        """What its function raised, or None, waiting for it as `join` does.
+
+        Raises:
+            concurrent.futures.CancelledError: it ended by cancellation.
+            TimeoutError: it was still alive after *timeout* seconds.
+        """
+        self.join(timeout)
+        self.observed = True
+        if isinstance(self.raised, Cancelled):
+            raise self.cancelled_error() from self.raised
+        return self.raised
+
+    def cancelled_error(self):
+        from concurrent.futures import CancelledError
+        return CancelledError(f"{self.name} was cancelled" + (
+            "" if self.cancel_reason is None else f": {self.cancel_reason}"))
+
+    def add_done_callback(self, fn):
+        """Call fn(fiber) when it ends, in the fiber that ends; at once, if it has ended. What fn raises is logged."""
+        if self.outcome:
+            self.call_back(fn)
+        elif self.callbacks is None:
+            self.callbacks = [fn]
+        else:
+            self.callbacks.append(fn)
+
+    def remove_done_callback(self, fn):
+        """Forget every such callback. Returns how many there were."""
+        before = self.callbacks or []
+        self.callbacks = [kept for kept in before if kept != fn]
+        return len(before) - len(self.callbacks)
+
+    def call_back(self, fn):
+        try:
+            fn(self)
+        except Exception:
+            log().exception("a done callback of %s raised: %r", self.name, fn)
+
+    def __repr__(self):
+        waits = self.waits_for
+        state = STATE_NAMES[self.run_state] if waits is None else f"parked: {waits[0]}"
+        return f"<greenio.Fiber {self.id} {self.name!r} {state}>"
+
+    def __del__(self):
+        if self.raised is not None and not self.observed:
+            self.log_failure()
+
+    def log_failure(self):
+        self.observed = True
+        file, line = self.spawned_at or ("?", 0)
+        log().error("%s, spawned at %s:%d, failed and nobody asked for its result", self.name, file, line,
+                    exc_info=self.raised)
+
+    cdef void outcome_known(self) noexcept:
+        cdef Scheduler scheduler = self.scheduler
+        self.outcome = True
+        try:
+            if self.raised is not None:
+                self.judge(scheduler)
+            while self.callbacks:
+                self.call_back(self.callbacks.pop(0))
+            if self is scheduler.main:
+                scheduler.end_forked_child(self)
+            # Our own reference, and that of run_function: with no other, this is the last chance to tell.
+            if Py_REFCNT(self) <= 2:
+                if self.raised is not None and not self.observed:
+                    self.log_failure()
+                self.returned = None
+                self.raised = None
+        except BaseException as error:
+            scheduler.throw_into_main(error)
+
+    def judge(self, Scheduler scheduler):
+        """What the run makes of an exception that left the function."""
+        if isinstance(self.raised, Cancelled):
+            self.observed = True
+        elif isinstance(self.raised, (SystemExit, KeyboardInterrupt)) and self is not scheduler.main:
+            self.observed = True
+            scheduler.throw_into_main(self.raised)
+        else:
+            scheduler.failed.append(weakref.ref(self))
+            if len(scheduler.failed) > 1000:
+                scheduler.failed = [one for one in scheduler.failed if one() is not None and not (<Fiber>one()).observed]
+
+    cdef void end(self) noexcept:
+        cdef WaitNode *node = self.joiners.first
+        cdef WaitNode *next
+        cdef Scheduler scheduler = self.scheduler
+        self.run_state = DONE
+        self.joiners.first = NULL
+        self.joiners.last = NULL
+        while node is not NULL:
+            next = node.next
+            unpark(<Fiber>node.fiber, WOKEN)
+            node = next
+        scheduler.unlink(self)
+        if scheduler.waits_for_all and scheduler.alive_count == 1:
+            unpark(scheduler.main, WOKEN)
+
+    cdef FiberCore *successor(self, PyThreadState **signals) noexcept:
+        cdef Scheduler scheduler = self.scheduler
+        cdef PyObject *next
+        self.end()
+        next = scheduler.next_ready(self.stack_bytes)
+        scheduler.budget = BUDGET
+        scheduler.turn_started = 0
+        (<Fiber>next).run_state = RUNNING
+        scheduler.current = next
+        scheduler.watched.switches += 1
+        if (<Fiber>next).core.thread_state is not NULL:
+            scheduler.watched.running = (<Fiber>next).core.thread_state
+        signals[0] = scheduler.watched.signals
+        return &(<Fiber>next).core
+
+
+def log():
+    import logging
+    return logging.getLogger("greenio")
+
+
+# --- descriptors -----------------------------------------------------------------------------------------------------
+
+
+cdef class Watch(Entry):
+    """A descriptor, in one scheduler's poller, and the fibers that wait for it."""
+
+    def __cinit__(self, int fd, Scheduler scheduler):
+        self.scheduler = scheduler
+
+    cpdef int ready(self, int flags) except -1:
+        self.seen |= flags
+        if flags & (READABLE | URGENT | PEER_CLOSED | HANG_UP | FAILED):
+            self.readable = True
+            if self.readers.first is not NULL:
+                unpark(<Fiber>self.readers.first.fiber, WOKEN)
+        if flags & (WRITABLE | HANG_UP | FAILED):
+            self.writable = True
+            if self.writers.first is not NULL:
+                unpark(<Fiber>self.writers.first.fiber, WOKEN)
+        return 0
+
+    cdef void unpark_everyone(self) noexcept:
+        cdef WaitNode *node = self.readers.first
+        while node is not NULL:
+            unpark(<Fiber>node.fiber, WOKEN)
+            node = node.next
+        node = self.writers.first
+        while node is not NULL:
+            unpark(<Fiber>node.fiber, WOKEN)
+            node = node.next
+
+
+cdef void leave_io(Watch watch, bint to_write, WaitNode *node) noexcept:
+    cdef WaitList *waiters = &watch.writers if to_write else &watch.readers
+    if node.fiber is NULL:
+        return
+    wait_remove(waiters, node)
+    node.fiber = NULL
+    # The event that woke this one may have brought enough for the next, and no other edge will come for it.
+    if waiters.first is not NULL and (watch.closed or (watch.writable if to_write else watch.readable)):
+        unpark(<Fiber>waiters.first.fiber, WOKEN)
+
+
+cdef void close_watch(int fd) noexcept:
+    cdef Scheduler scheduler
+    cdef Watch watch
+    for scheduler in list(live):
+        watch = scheduler.watches.pop(fd, None)
+        if watch is None:
+            continue
+        try:
+            scheduler.poller.remove(watch)
+        except OSError as error:
+            scheduler.throw_into_main(error)
+        watch.closed = True
+        watch.unpark_everyone()
+
+
+cdef class SignalPipe(Entry):
+    # Python's C-level signal handler writes a byte here, from whichever OS thread it runs on: so a signal ends the poller's wait
+    # even if it came just before it.
+    cdef object reader
+    cdef object writer
+
+    cpdef int ready(self, int flags) except -1:
+        try:
+            while len(os.read(self.fd, 512)) == 512:
+                pass
+        except BlockingIOError:
+            pass
+        return 0
+
+
+cdef object open_signal_pipe():
+    cdef SignalPipe pipe
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    other = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    if other != -1:
+        # Somebody else listens there. The monitor's nudge has to do.
+        signal.set_wakeup_fd(other)
+        os.close(reader)
+        os.close(writer)
+        return None
+    pipe = SignalPipe(reader)
+    pipe.reader = reader
+    pipe.writer = writer
+    return pipe
+
+
+cdef void close_signal_pipe(SignalPipe pipe, bint ours) except *:
+    if ours:
+        present = signal.set_wakeup_fd(-1)
+        if present not in (-1, pipe.writer):
+            signal.set_wakeup_fd(present)
+    os.close(pipe.reader)
+    os.close(pipe.writer)
+
+
+# --- the scheduler ---------------------------------------------------------------------------------------------------
+
+
+cdef class Scheduler:
+    """What runs the fibers of one OS thread. Made by `run`; `spawn` may be called from any OS thread."""
+
+    def __cinit__(self):
+        self.watched.wake_fd = -1
+        self.ring = <PyObject **>malloc(RING_START * sizeof(PyObject *))
+        self.timers = <TimerSlot *>malloc(HEAP_START * sizeof(TimerSlot))
+        if self.ring is NULL or self.timers is NULL:
+            raise MemoryError()
+        self.ring_mask = RING_START - 1
+        self.timer_room = HEAP_START
+        self.until_look = LOOK_EVERY
+        self.budget = BUDGET
+        self.watches = {}
+        self.failed = []
+
+    def __init__(self, Clock clock=None, Poller poller=None, stack_size=None):
+        self.clock = clock
+        self.stack_bytes = checked_stack_bytes(stack_size)
+        self.poller = DefaultPoller() if poller is None else poller
+
+    def __dealloc__(self):
+        free(self.ring)
+        free(self.timers)
+
+    # --- life
+
+    def open(self):
+        """Become the calling OS thread's scheduler, the caller its main fiber.
+
+        Raises:
+            RuntimeError: the OS thread has one.
+            OSError: the kernel refused a descriptor, the monitor thread or a signal stack.
+        """
+        cdef Fiber main
+        cdef int error
+        if greenio_scheduler_get() is not NULL:
+            raise RuntimeError(
+                "greenio.run() inside greenio.run(): this OS thread runs fibers already; call the function directly, "
+                "spawn it, or run it on another OS thread")
+        install_overflow_handler()
+        main = Fiber.__new__(Fiber)
+        adopt_thread(main)
+        main.scheduler = self
+        main.run_state = RUNNING
+        main.timer.index = -1
+        main.timer.fiber = <PyObject *>main
+        main.given_name = "main"
+        main.report_name = "main"
+        number(main)
+        self.main = main
+        self.current = <PyObject *>main
+        self.os_thread = PyThread_get_thread_ident()
+        self.watched.running = main.core.thread_state
+        self.watched.wake_fd = self.poller.wake_fd
+        if threading.main_thread().ident == self.os_thread and hears_signals(main.core.thread_state):
+            self.watched.signals = main.core.thread_state
+            self.open_signal_pipe()
+        self.link(main)
+        monitor_hooks.forward_signals = forward_signals
+        monitor_hooks.watch_overflow_handler = watch_overflow_handler
+        error = greenio_monitor_add(&self.watched, &monitor_hooks)
+        if error != 0:
+            self.unlink(main)
+            self.forget_thread()
+            raise OSError(error, f"no monitor thread: {os.strerror(error)}")
+        self.seen_ns = self.now()
+        live.add(self)
+        Py_INCREF(self)
+        greenio_scheduler_set(<void *>self)
+
+    def open_signal_pipe(self):
+        self.signal_pipe = open_signal_pipe()
+        if self.signal_pipe is not None:
+            self.poller.add(self.signal_pipe)
+
+    def forget_thread(self):
+        if self.signal_pipe is not None:
+            self.poller.remove(self.signal_pipe)
+            close_signal_pipe(self.signal_pipe, True)
+            self.signal_pipe = None
+        forget_overflow_thread()
+        self.poller.close()
+
+    def unwind(self):
+        """Cancel every fiber but main and wait until they have ended; main only. Exceptions thrown at main come afterwards.
+
+        Then logs failures that nobody has seen.
+        """
+        cdef Fiber fiber
+        cdef PyObject *link
+        interruption = None
+        self.closing = True
+        self.main.shield += 1
+        try:
+            while self.alive_count > 1:
+                link = self.alive
+                while link is not NULL:
+                    fiber = <Fiber>link
+                    if fiber is not self.main:
+                        fiber.cancel("the run has ended")
+                    link = fiber.alive_next
+                self.waits_for_all = True
+                try:
+                    self.park("the end of all other fibers", None, NEVER)
+                except BaseException as error:
+                    interruption = interruption or error
+                self.waits_for_all = False
+        finally:
+            self.main.shield -= 1
+        for handle in self.failed:
+            fiber = handle()
+            if fiber is not None and not fiber.observed:
+                fiber.log_failure()
+        self.failed = []
+        fatal, self.fatal = self.fatal, None
+        if interruption is not None:
+            raise interruption
+        if fatal is not None:
+            raise fatal
+
+    def settle(self, result, exception):
+        """Main has ended with this."""
+        self.main.returned = result
+        self.main.raised = exception
+        self.main.outcome = True
+        self.main.observed = True
+        while self.main.callbacks:
+            self.main.call_back(self.main.callbacks.pop(0))
+
+    def close(self):
+        """Leave the OS thread. Every fiber has ended, or its OS thread is gone."""
+        cdef Fiber main = self.main
+        if self.closed:
+            return
+        self.closed = True
+        live.discard(self)
+        recover_stack(&main.core)
+        greenio_monitor_remove(&self.watched)
+        main.run_state = DONE
+        main.core.thread_state = NULL
+        self.wake_joiners_of_main()
+        self.unlink(main)
+        self.forget_thread()
+        self.current = NULL
+        greenio_scheduler_set(NULL)
+        Py_DECREF(self)
+
+    def wake_joiners_of_main(self):
+        cdef WaitNode *node = self.main.joiners.first
+        while node is not NULL:
+            unpark(<Fiber>node.fiber, WOKEN)
+            node = node.next
+        self.main.joiners.first = NULL
+        self.main.joiners.last = NULL
+
+    # --- spawn
+
+    def spawn(self, fn, *args, name=None, stack_size=None):
+        """Make a fiber that calls fn(*args), ready to run; from any OS thread. As greenio.spawn.
+
+        Raises:
+            RunFinishedError: the run has ended.
+        """
+        return self.make(fn, args, name, stack_size)
+
+    cdef Fiber make(self, object function, tuple arguments, object name, object stack_size):
+        cdef Fiber fiber
+        cdef PyObject *frame
+        if not callable(function):
+            raise TypeError(f"spawn wants a callable and its arguments, not {function!r}")
+        if self.closed:
+            raise RunFinishedError(f"cannot spawn {function!r}: the run has ended")
+        fiber = Fiber.__new__(Fiber)
+        fiber.stack_bytes = self.stack_bytes if stack_size is None else checked_stack_bytes(stack_size)
+        if name is not None:
+            fiber.name = name
+        if self.alive_count >= <Py_ssize_t>self.ring_mask:
+            self.grow_ring()
+        fiber.function = function
+        fiber.arguments = arguments
+        fiber.context_variables = PyContext_CopyCurrent()
+        frame = PyEval_GetFrame()
+        if frame is not NULL:
+            fiber.spawn_code = PyFrame_GetCode(frame)
+            fiber.spawn_offset = PyFrame_GetLasti(frame)
+        fiber.scheduler = self
+        fiber.timer.index = -1
+        fiber.timer.fiber = <PyObject *>fiber
+        number(fiber)
+        if self.closing:
+            fiber.cancel("the run has ended")
+        self.link(fiber)
+        self.push(<PyObject *>fiber)
+        if self.current is not NULL:
+            recover_stack(&(<Fiber>self.current).core)
+        return fiber
+
+    cdef void link(self, Fiber fiber) noexcept:
+        Py_INCREF(fiber)
+        fiber.alive_previous = NULL
+        fiber.alive_next = self.alive
+        if self.alive is not NULL:
+            (<Fiber>self.alive).alive_previous = <PyObject *>fiber
+        self.alive = <PyObject *>fiber
+        self.alive_count += 1
+
+    cdef void unlink(self, Fiber fiber) noexcept:
+        # The reference that link took goes when nobody stands on the fiber's stack any more: bury, in _switch.pyx.
+        if fiber.alive_previous is NULL:
+            self.alive = fiber.alive_next
+        else:
+            (<Fiber>fiber.alive_previous).alive_next = fiber.alive_next
+        if fiber.alive_next is not NULL:
+            (<Fiber>fiber.alive_next).alive_previous = fiber.alive_previous
+        fiber.alive_next = NULL
+        fiber.alive_previous = NULL
+        self.alive_count -= 1
+        if fiber.core.stack is NULL:
+            Py_DECREF(fiber)
+
+    def fibers(self):
+        """Every fiber that has not ended, oldest first."""
+        cdef PyObject *link = self.alive
+        found = []
+        while link is not NULL:
+            found.append(<Fiber>link)
+            link = (<Fiber>link).alive_next
+        found.reverse()
+        return found
+
+    @property
+    def current_fiber(self):
+        """The fiber that runs."""
+        return <Fiber>self.current if self.current is not NULL else None
+
+    @property
+    def switch_count(self):
+        """How often it has switched from one fiber to another."""
+        return self.watched.switches
+
+    # --- the run queue
+
+    cdef void push(self, PyObject *fiber) noexcept:
+        (<Fiber>fiber).run_state = READY
+        self.ring[self.ring_tail & self.ring_mask] = fiber
+        self.ring_tail += 1
+        if self.watched.waiting:
+            self.wake()
+
+    def wake(self):
+        """End the poller's wait. From any OS thread."""
+        self.poller.wake()
+
+    cdef int grow_ring(self) except -1:
+        cdef size_t size = self.ring_mask + 1
+        cdef size_t count = self.ring_tail - self.ring_head
+        cdef size_t index
+        cdef PyObject **ring = <PyObject **>malloc(2 * size * sizeof(PyObject *))
+        if ring is NULL:
+            raise MemoryError(f"no room for {2 * size} ready fibers")
+        for index in range(count):
+            ring[index] = self.ring[(self.ring_head + index) & self.ring_mask]
+        free(self.ring)
+        self.ring = ring
+        self.ring_mask = 2 * size - 1
+        self.ring_head = 0
+        self.ring_tail = count
+        return 0
+
+    cdef PyObject *next_ready(self, size_t own_stack_bytes) noexcept:
+        # The next fiber to run, taken from the queue and able to be switched to. One that was never run gets its stack here, unless
+        # `own_stack_bytes` says that the caller, who ends, has a fitting one to leave it.
+        cdef PyObject *next
+        while True:
+            self.until_look -= 1
+            if self.until_look <= 0 or (
+                    (self.timer_count or self.io_waiting) and greenio_ticks() - self.last_look > look_ticks):
+                self.look_around()
+            if self.ring_head == self.ring_tail:
+                self.idle()
+            next = self.ring[self.ring_head & self.ring_mask]
+            self.ring_head += 1
+            if self.ring_tail - self.ring_head > 4:
+                self.prefetch()
+            if (<Fiber>next).core.started or (<Fiber>next).stack_bytes == own_stack_bytes:
+                return next
+            try:
+                prepare(<Fiber>next)
+                return next
+            except BaseException as error:
+                self.fail_to_start(<Fiber>next, error)
+
+    cdef inline void prefetch(self) noexcept:
+        # With many fibers each one's memory is cold. Fetch a fiber object four ahead, and what it points to three later.
+        cdef PyObject *next = self.ring[(self.ring_head + 3) & self.ring_mask]
+        cdef char *line
+        greenio_prefetch(<char *>next)
+        greenio_prefetch(<char *>next + 64)
+        next = self.ring[self.ring_head & self.ring_mask]
+        line = <char *>(<Fiber>next).core.context
+        greenio_prefetch(line)
+        greenio_prefetch(line + 64)
+        greenio_prefetch(line + 128)
+        greenio_prefetch(line + 192)
+        greenio_prefetch(line + 256)
+        greenio_prefetch(line + 320)
+        greenio_prefetch(<char *>(<Fiber>next).core.thread_state)
+
+    cdef void fail_to_start(self, Fiber fiber, object exception) noexcept:
+        fiber.raised = exception
+        fiber.function = None
+        fiber.arguments = None
+        fiber.context_variables = None
+        fiber.core.started = True
+        Py_INCREF(fiber)
+        fiber.outcome_known()
+        fiber.end()
+        Py_DECREF(fiber)
+
+    cdef void switch_out(self, PyObject *me) noexcept:
+        cdef PyObject *next = self.next_ready(0)
+        self.budget = BUDGET
+        self.turn_started = 0
+        (<Fiber>next).run_state = RUNNING
+        if next is me:
+            recover_stack(&(<Fiber>me).core)
+            return
+        self.current = next
+        self.watched.switches += 1
+        self.watched.running = (<Fiber>next).core.thread_state
+        switch_to(&(<Fiber>me).core, &(<Fiber>next).core, self.watched.signals)
+
+    # --- waiting
+
+    cdef int park(self, object reason, object waiting_on, int64_t deadline_ns) except -1:
+        cdef Fiber me = <Fiber>self.current
+        if self.hosting:
+            raise RuntimeError(
+                f"a signal handler cannot wait ({reason}): no fiber runs, it was called on top of the idle loop; "
+                "let it set something, or spawn a fiber")
+        if me.interrupts and (me.interrupts & THROWN or not me.shield):
+            self.raise_interrupt(me)
+        if deadline_ns != NEVER:
+            self.add_timer(&me.timer, deadline_ns)
+        me.wait_reason = reason
+        me.waiting_on = waiting_on
+        me.parked_ns = self.seen_ns
+        me.run_state = PARKED
+        self.switch_out(<PyObject *>me)
+        me.waiting_on = None
+        if me.wake == INTERRUPTED:
+            self.raise_interrupt(me)
+        return me.wake
+
+    cdef void give_way(self) noexcept:
+        cdef PyObject *me = self.current
+        if self.hosting:
+            return
+        if self.ring_head == self.ring_tail:
+            self.budget = BUDGET
+            self.turn_started = 0
+            self.until_look -= 1
+            if self.until_look <= 0 or self.timer_count or self.io_waiting:
+                self.look_around()
+            if self.ring_head == self.ring_tail:
+                return
+        self.push(me)
+        self.switch_out(me)
+
+    cdef int check(self) except -1:
+        cdef Fiber me = <Fiber>self.current
+        if me.interrupts and (me.interrupts & THROWN or not me.shield):
+            self.raise_interrupt(me)
+        return 0
+
+    cdef void spend(self) noexcept:
+        cdef uint64_t ticks = greenio_ticks()
+        self.budget -= 1
+        if self.turn_started == 0:
+            self.turn_started = ticks
+        elif self.budget <= 0 or ticks - self.turn_started > ticks_per_ms:
+            self.give_way()
+
+    cdef int raise_interrupt(self, Fiber me) except -1:
+        cdef object exception
+        if me.interrupts & THROWN:
+            exception = me.thrown
+            me.thrown = None
+            me.interrupts &= ~THROWN
+            if exception is self.fatal:
+                self.fatal = None
+            raise exception
+        if me.interrupts & CANCELLED and not me.shield:
+            me.cancel_count += 1
+            if me.cancel_count == CANCELS_BEFORE_WARNING:
+                log().warning("%s has swallowed Cancelled %d times and goes on; it must let it pass for its run to end",
+                              me.name, me.cancel_count)
+            raise Cancelled(me.cancel_reason)
+        return 0
+
+    cdef void throw_into_main(self, object exception) noexcept:
+        cdef Fiber main = self.main
+        if main.thrown is not None and exception is not main.thrown:
+            log().error("%r comes while main has not taken another one yet", main.thrown, exc_info=exception)
+        main.thrown = exception
+        main.interrupts |= THROWN
+        if isinstance(exception, (SystemExit, KeyboardInterrupt)):
+            self.fatal = exception
+        unpark(main, INTERRUPTED)
+
+    # --- time
+
+    cdef int64_t now(self) except? -1:
+        if self.clock is None:
+            return greenio_monotonic_ns()
+        return self.clock.now_ns()
+
+    cdef void add_timer(self, Timer *timer, int64_t deadline_ns) except *:
+        cdef TimerSlot slot
+        cdef TimerSlot *timers
+        if self.timer_count == self.timer_room:
+            timers = <TimerSlot *>realloc(self.timers, 2 * self.timer_room * sizeof(TimerSlot))
+            if timers is NULL:
+                raise MemoryError(f"no room for {2 * self.timer_room} timers")
+            self.timers = timers
+            self.timer_room *= 2
+        self.timer_sequence += 1
+        slot.deadline_ns = deadline_ns
+        slot.sequence = self.timer_sequence
+        slot.timer = timer
+        timer.deadline_ns = deadline_ns
+        self.timer_count += 1
+        self.sift_up(self.timer_count - 1, slot)
+
+    cdef void remove_timer(self, Timer *timer) noexcept:
+        cdef Py_ssize_t index = timer.index
+        cdef TimerSlot last
+        timer.index = -1
+        self.timer_count -= 1
+        if index == self.timer_count:
+            return
+        last = self.timers[self.timer_count]
+        if index > 0 and earlier(&last, &self.timers[(index - 1) >> 2]):
+            self.sift_up(index, last)
+        else:
+            self.sift_down(index, last)
+
+    cdef inline void place_timer(self, Py_ssize_t index, TimerSlot slot) noexcept:
+        self.timers[index] = slot
+        slot.timer.index = index
+
+    cdef void sift_up(self, Py_ssize_t index, TimerSlot slot) noexcept:
+        cdef Py_ssize_t parent
+        while index > 0:
+            parent = (index - 1) >> 2
+            if not earlier(&slot, &self.timers[parent]):
+                break
+            self.place_timer(index, self.timers[parent])
+            index = parent
+        self.place_timer(index, slot)
+
+    cdef void sift_down(self, Py_ssize_t index, TimerSlot slot) noexcept:
+        cdef Py_ssize_t child
+        cdef Py_ssize_t first
+        cdef Py_ssize_t best
+        while True:
+            first = 4 * index + 1
+            if first >= self.timer_count:
+                break
+            best = first
+            for child in range(first + 1, min(first + 4, self.timer_count)):
+                if earlier(&self.timers[child], &self.timers[best]):
+                    best = child
+            if not earlier(&self.timers[best], &slot):
+                break
+            self.place_timer(index, self.timers[best])
+            index = best
+        self.place_timer(index, slot)
+
+    cdef void fire_timers(self) except *:
+        self.seen_ns = self.now()
+        while self.timer_count and self.timers[0].deadline_ns <= self.seen_ns:
+            unpark(<Fiber>self.timers[0].timer.fiber, TIMED_OUT)
+
+    # --- looking around, idling
+
+    cdef void look_around(self) noexcept:
+        self.until_look = LOOK_EVERY
+        self.last_look = greenio_ticks()
+        try:
+            self.fire_timers()
+            if self.io_waiting:
+                self.poller.wait(0)
+        except BaseException as error:
+            self.throw_into_main(error)
+        if monitor_stopped:
+            start_monitor_again()
+
+    cdef void idle(self) noexcept:
+        self.hosting = True
+        self.watched.idle_periods += 1
+        self.deadlock_looks = 0
+        if monitor_stopped:
+            start_monitor_again()
+        while self.ring_head == self.ring_tail:
+            try:
+                self.idle_once()
+            except BaseException as error:
+                self.throw_into_main(error)
+        self.hosting = False
+
+    cdef int idle_once(self) except -1:
+        cdef int64_t timeout_ns = -1
+        cdef WaitNode *node
+        if self.timer_count:
+            self.fire_timers()
+            if self.ring_head != self.ring_tail:
+                return 0
+        if self.clock is not None or self.quiet_waiters.first is not NULL:
+            # Somebody counts on nothing being under way: see what the kernel has first.
+            self.wait_for_events(0)
+            if self.ring_head != self.ring_tail:
+                return 0
+            node = self.quiet_waiters.first
+            while node is not NULL and self.outside_calls == 0:
+                unpark(<Fiber>node.fiber, WOKEN)
+                node = node.next
+            if self.ring_head != self.ring_tail:
+                return 0
+        if self.timer_count and not (self.clock is not None and self.outside_calls):
+            if self.clock is None:
+                timeout_ns = self.timers[0].deadline_ns - self.seen_ns
+            else:
+                timeout_ns = self.clock.wait_ns(self.timers[0].deadline_ns)
+            if timeout_ns <= 0:
+                return 0
+        elif self.io_waiting == 0 and self.outside_calls == 0:
+            if self.deadlock_looks > 0 and self.is_deadlocked():
+                raise DeadlockError(self.deadlock_text())
+            timeout_ns = DEADLOCK_GRACE_NS if self.deadlock_looks == 0 else DEADLOCK_AGAIN_NS
+            self.deadlock_looks += 1
+        return self.wait_for_events(timeout_ns)
+
+    cdef int wait_for_events(self, int64_t timeout_ns) except -1:
+        self.watched.waiting = timeout_ns != 0
+        try:
+            if self.watched.signals is not NULL:
+                PyErr_CheckSignals()
+                if self.ring_head != self.ring_tail:
+                    return 0
+            self.poller.wait(timeout_ns)
+        finally:
+            self.watched.waiting = 0
+            self.last_look = greenio_ticks()
+            self.until_look = LOOK_EVERY
+        self.seen_ns = self.now()
+        if greenio_monitor_asleep:
+            greenio_monitor_rouse()
+        if self.watched.signals is not NULL:
+            PyErr_CheckSignals()
+        return 0
+
+    def is_deadlocked(self):
+        """Whether nothing is left that could wake a fiber, given that none is ready and no timer, descriptor or call is waited for."""
+        if foreign_states(self.main.core.thread_state) > 0:
+            return False
+        for number in signal.valid_signals():
+            handler = signal.getsignal(number)
+            if callable(handler) and handler is not signal.default_int_handler:
+                return False
+        return True
+
+    cdef object deadlock_text(self):
+        waiting = self.fibers()
+        lines = [f"all {len(waiting)} fibers wait, and nothing is left that could wake one:"]
+        lines.extend(describe_fiber(fiber) for fiber in waiting[:100])
+        if len(waiting) > 100:
+            lines.append(f"... and {len(waiting) - 100} more")
+        return "\n".join(lines)
+
+    def wait_all_parked(self):
+        """Park the current fiber until every other one is parked, and no descriptor that is waited for is ready."""
+        cdef WaitNode node
+        self.check()
+        wait_append(&self.quiet_waiters, &node, self.current)
+        try:
+            self.park("all other fibers to be parked", None, NEVER)
+        finally:
+            wait_remove(&self.quiet_waiters, &node)
+
+    # --- fork and exit
+
+    cdef void become_only(self) noexcept:
+        # In a forked child, on the fiber that forked: the others' thread states are freed, their stacks will never run again. What they
+        # hold is lost, as with threads.
+        cdef Fiber me = <Fiber>self.current
+        cdef Fiber fiber
+        cdef bint on_own_stack = me is self.main
+        for fiber in self.fibers():
+            if fiber is me:
+                continue
+            fiber.raised = RunFinishedError(f"{fiber.name} did not come along into this forked process")
+            fiber.observed = True
+            fiber.outcome = True
+            fiber.run_state = DONE
+            fiber.timer.index = -1
+            fiber.joiners.first = NULL
+            fiber.joiners.last = NULL
+            fiber.callbacks = None
+            forget_after_fork(&fiber.core)
+            self.unlink(fiber)
+        forget_pool_after_fork()
+        self.ring_head = 0
+        self.ring_tail = 0
+        self.timer_count = 0
+        me.joiners.first = NULL
+        me.joiners.last = NULL
+        self.io_waiting = 0
+        self.outside_calls = 0
+        self.waits_for_all = False
+        self.closing = False
+        self.fatal = None
+        self.quiet_waiters.first = NULL
+        self.quiet_waiters.last = NULL
+        self.watched.waiting = 0
+        self.failed = []
+        self.main = me
+        self.os_thread = PyThread_get_thread_ident()
+        self.watched.running = me.core.thread_state
+        self.watched.signals = me.core.thread_state
+
+    def reopen(self):
+        """In a forked child: new kernel objects, the monitor again."""
+        pipe = self.signal_pipe
+        self.signal_pipe = None
+        self.watches = {}
+        self.poller.after_fork()
+        self.watched.wake_fd = self.poller.wake_fd
+        if pipe is not None:
+            close_signal_pipe(pipe, True)
+        self.open_signal_pipe()
+        greenio_monitor_add(&self.watched, &monitor_hooks)
+
+    cdef void end_forked_child(self, Fiber me) noexcept:
+        # The fiber that forked was not the main one, so no caller of run() is below it: its end is the process's.
+        try:
+            try:
+                self.unwind()
+            except BaseException as error:
+                if me.raised is None:
+                    me.raised = error
+            self.close_in_child()
+            call_on_stack(&me.core, BIG_STACK_BYTES, end_process, (me,))
+        except BaseException as error:
+            log().critical("a forked child could not end as an interpreter does", exc_info=error)
+        os._exit(1)
+
+    def close_in_child(self):
+        live.discard(self)
+        self.closed = True
+        greenio_monitor_remove(&self.watched)
+        self.forget_thread()
+        greenio_scheduler_set(NULL)
+
+    # --- descriptors
+
+    cdef Watch watch_for(self, int fd):
+        cdef Watch watch = self.watches.get(fd)
+        if watch is None:
+            watch = Watch(fd, self)
+            self.poller.add(watch)
+            self.watches[fd] = watch
+        return watch
+
+    cdef int wait_io(self, Watch watch, bint to_write, WaitNode *node, int64_t deadline_ns, object reason, object waiting_on) except -1:
+        # Returns once the flag is set and it is the node's turn. The node stays in its list: leave_io takes it out, and must be called
+        # whatever happens. Who comes meanwhile lines up behind it.
+        cdef WaitList *waiters = &watch.writers if to_write else &watch.readers
+        cdef int wake = WOKEN
+        if node.fiber is NULL:
+            wait_append(waiters, node, self.current)
+        self.io_waiting += 1
+        try:
+            while True:
+                if watch.closed:
+                    raise OSError(EBADF, f"the descriptor was closed during {reason}")
+                if waiters.first is node and (watch.writable if to_write else watch.readable):
+                    return 0
+                if wake == TIMED_OUT:
+                    raise TimeoutError("timed out")
+                wake = self.park(reason, waiting_on, deadline_ns)
+        finally:
+            self.io_waiting -= 1
+
+    def time(self):
+        """Now on this scheduler's clock, in seconds."""
+        return self.now() / 1e9
+
+    def outside_call(self, int change):
+        """A call was handed to another OS thread (+1) or answered (-1): until then the run is not deadlocked."""
+        self.outside_calls += change
+
+
+cdef inline bint earlier(TimerSlot *one, TimerSlot *other) noexcept:
+    return one.deadline_ns < other.deadline_ns or (
+        one.deadline_ns == other.deadline_ns and one.sequence < other.sequence)
+
+
+cdef void number(Fiber fiber) noexcept:
+    global fibers_made
+    fibers_made += 1
+    (<BaseFiber>fiber).id = fibers_made
+
+
+def describe_fiber(Fiber fiber not None):
+    """A few lines: which fiber, what it waits for and since when, where it was spawned, its Python stack."""
+    waits = fiber.waits_for
+    text = f"Fiber {fiber.id} ({fiber.name}), "
+    if waits is None:
+        text += fiber.state
+    else:
+        reason, waiting_on, since = waits
+        text += f"waits for {reason}"
+        if waiting_on is not None:
+            text += f": {waiting_on!r}" if not isinstance(waiting_on, Fiber) else f": {waiting_on.id} ({waiting_on.name})"
+        text += f", for {max(0.0, fiber.scheduler.time() - since):.3f} s"
+    if fiber.spawned_at is not None:
+        text += ", spawned at %s:%d" % fiber.spawned_at
+    calls = "".join(fiber.stack.format())
+    return text + "\n" + calls if calls else text + " (not begun)\n"
+
+
+# --- calls from Python -----------------------------------------------------------------------------------------------
+
+
+def spawn(fn, *args, name=None, stack_size=None):
+    """Run fn(*args) as a new fiber, concurrently with the caller, which goes on.
+
+    The fiber begins at the caller's next park or later, first come first served, with a copy of the caller's contextvars.
+    Dropping the handle does not stop it. What fn raises is kept for `result`; if nobody asks, it is logged.
+
+    Args:
+        fn: any callable; keyword arguments by functools.partial.
+        name: for dumps and logs; "fiber-" and the id unless given.
+        stack_size: bytes of C stack, rounded up to a power of two; None: what run was given (256 KiB).
+    Returns:
+        The Fiber.
+    Raises:
+        RuntimeError: no fibers run on this OS thread (see Scheduler.spawn).
+        TypeError, ValueError: *fn* is not callable; *stack_size* is out of bounds.
+    """
+    return current_scheduler_or_raise().make(fn, args, name, stack_size)
+
+
+def current_fiber():
+    """The fiber that runs. RuntimeError if this OS thread runs none."""
+    return <Fiber>current_scheduler_or_raise().current
+
+
+def current_scheduler():
+    """This OS thread's scheduler; keep it to spawn from other OS threads. RuntimeError if there is none."""
+    return current_scheduler_or_raise()
+
+
+def running_scheduler():
+    """This OS thread's scheduler, or None."""
+    return current_scheduler_or_none()
+
+
+def yield_now():
+    """Let every fiber that is ready now run before this one goes on. A checkpoint.
+
+    Raises:
+        Cancelled: this fiber was cancelled.
+    """
+    cdef Scheduler scheduler = current_scheduler_or_raise()
+    scheduler.check()
+    scheduler.give_way()
+
+
+def checkpoint():
+    """Raise what interrupts this fiber, if anything does; give way if it has run for long. For loops that compute.
+
+    Raises:
+        Cancelled: this fiber was cancelled.
+    """
+    cdef Scheduler scheduler = current_scheduler_or_raise()
+    scheduler.check()
+    scheduler.spend()
+
+
+def on_big_stack(fn, *args):
+    """Call fn(*args) on a C stack of 8 MiB, as the same fiber, and return what it returns.
+
+    For code that needs more C stack than a fiber has: OpenBLAS takes 4.35 MB in one step, deeply nested data recurses.
+    It may park as usual. Also works on OS threads without fibers.
+
+    Raises:
+        MemoryError: no such stack is to be had; fn was not called.
+        BaseException: what fn raises.
+    """
+    cdef Scheduler scheduler = current_scheduler_or_none()
+    if not callable(fn):
+        raise TypeError(f"on_big_stack wants a callable and its arguments, not {fn!r}")
+    if scheduler is None or scheduler.current is NULL:
+        return call_on_stack(NULL, BIG_STACK_BYTES, fn, args)
+    return call_on_stack(&(<Fiber>scheduler.current).core, BIG_STACK_BYTES, fn, args)
+
+
+def end_process(Fiber fiber not None):
+    """End this process as an interpreter does whose script ended as *fiber* did."""
+    cdef int status = 0
+    error = fiber.raised
+    if isinstance(error, SystemExit):
+        if isinstance(error.code, int):
+            status = error.code
+        elif error.code is not None:
+            print(error.code, file=sys.stderr)
+            status = 1
+    elif error is not None:
+        sys.excepthook(type(error), error, error.__traceback__)
+        status = 130 if isinstance(error, KeyboardInterrupt) else 1
+    before_exit(&fiber.core)
+    Py_Exit(status)
+
+
+# --- fork, and the interpreter's exit --------------------------------------------------------------------------------
+
+
+def before_fork_hook():
+    cdef Scheduler scheduler = current_scheduler_or_none()
+    global monitor_stopped
+    greenio_monitor_stop()
+    # Not in the hook after the fork: os.fork counts the process's threads after that, and warns.
+    monitor_stopped = True
+    if scheduler is not None:
+        before_fork(&(<Fiber>scheduler.current).core)
+
+
+def after_fork_in_parent():
+    cdef Scheduler scheduler = current_scheduler_or_none()
+    if scheduler is not None:
+        after_fork(&(<Fiber>scheduler.current).core)
+
+
+def after_fork_in_child():
+    cdef Scheduler scheduler = current_scheduler_or_none()
+    cdef Scheduler other
+    global monitor_stopped
+    monitor_stopped = False
+    greenio_monitor_after_fork_child()
+    for other in list(live):
+        if other is not scheduler:
+            live.discard(other)
+            other.closed = True
+    if scheduler is None:
+        forget_pool_after_fork()
+        return
+    after_fork(&(<Fiber>scheduler.current).core)
+    scheduler.become_only()
+    scheduler.reopen()
+
+
+def end_other_runs():
+    """At the interpreter's exit: runs on daemon threads are cancelled, so that their fibers' finally blocks run."""
+    import time
+    cdef Scheduler scheduler
+    cdef int64_t patience = greenio_monotonic_ns() + EXIT_PATIENCE_MS * 1_000_000
+    for scheduler in list(live):
+        if scheduler.os_thread != PyThread_get_thread_ident():
+            scheduler.main.cancel("the interpreter exits")
+    for scheduler in list(live):
+        if scheduler.os_thread == PyThread_get_thread_ident():
+            continue
+        while not scheduler.closed and greenio_monotonic_ns() < patience:
+            time.sleep(0.001)
+        if not scheduler.closed:
+            log().warning("the interpreter exits while %d fibers of another OS thread are alive: %s",
+                          scheduler.alive_count, ", ".join(fiber.name for fiber in scheduler.fibers()[:10]))
+
+
+def live_schedulers():
+    """Every scheduler that is in run() now, of all OS threads."""
+    return list(live)
+
+
+def monitor_ticks():
+    """How often the monitor thread has looked."""
+    return greenio_monitor_ticks()
+
+
+def _set_up():
+    import atexit
+    calibrate_ticks()
+    os.register_at_fork(before=before_fork_hook, after_in_parent=after_fork_in_parent, after_in_child=after_fork_in_child)
+    atexit.register(end_other_runs)
+
+
+_set_up()

@@ -1,0 +1,97 @@
+# _switch.pxd: a fiber as the CPU and the interpreter see it: one callable, its stack, its thread state.
+#
+# Everything here wants the GIL. No scheduler is known: whoever calls switch_to says to whom, and a fiber that ends asks its
+# own successor().
+#
+# Invariants:
+#   - of the fibers of one OS thread exactly one has core.context == NULL and is started and not ended: it runs;
+#   - a started fiber owns one slot of stack memory and that slot's thread state, from its first switch to its end;
+#   - a slot goes back to the pool only after the successor has finished both the stack switch and the thread-state
+#     switch: with the GIL let go in between, another OS thread could take it.
+from cpython.ref cimport PyObject
+
+cdef extern from "Python.h":
+    ctypedef struct PyThreadState:
+        unsigned long thread_id
+
+cdef extern from "asm/context.h":
+    struct greenio_context:
+        pass
+
+cdef extern from "stack.h":
+    struct greenio_stack:
+        char *base
+        char *limit
+        char *data
+        size_t data_bytes
+        void *thread_state
+        void *owner
+        unsigned char guard_kind
+        int taken[2]
+
+
+cdef struct FiberCore:                # what a switch touches; embedded in its BaseFiber, so the address is stable
+    greenio_context *context          # where it stopped; NULL: it runs, or was never started, or has ended
+    PyThreadState *thread_state       # NULL: not started, or ended
+    greenio_stack *stack              # the slot it stands on just now; NULL for an OS thread's own stack
+    PyObject *fiber                   # the BaseFiber this is part of, borrowed
+    bint started
+    bint ended                        # its slot may go as soon as somebody else runs
+
+
+cdef class BaseFiber:
+    cdef FiberCore core
+    cdef readonly unsigned long long id   # unique in the process, in order of creation, from 1
+    cdef const char *report_name      # UTF-8, kept alive by whoever sets it; NULL: nameless
+    cdef readonly size_t stack_bytes  # usable C stack asked for; 0 for an OS thread's own stack
+    cdef object function              # until it has run
+    cdef tuple arguments
+    cdef object context_variables     # the contextvars.Context it runs in, or None for the OS thread's
+    cdef object returned              # by the function
+    cdef object raised                # or what it raised instead, with its traceback
+
+    # The function has returned or raised and its outcome is kept; still a whole fiber, which may park.
+    cdef void outcome_known(self) noexcept
+    # Last of all, thread state reset, nothing parks any more: who runs next? Never NULL. One not started yet (which must have the
+    # same stack_bytes) gets this very stack. Also sets `signals`, as for switch_to.
+    cdef FiberCore *successor(self, PyThreadState **signals) noexcept
+
+
+# Make `fiber`, the caller's OS thread as it is now, a fiber: its own stack, its own thread state.
+cdef void adopt_thread(BaseFiber fiber) noexcept
+
+# Give a fiber that was never run its stack and thread state. MemoryError: it is as it was.
+cdef int prepare(BaseFiber fiber) except -1
+
+# Leave `leaving`, which runs, and continue `target`. Returns when somebody continues `leaving`. `signals`: the thread state
+# that hears of signals if this OS thread is its own, else NULL. No exception may be set. On return another fiber's last
+# reference may have been let go: Python code may have run.
+cdef void switch_to(FiberCore *leaving, FiberCore *target, PyThreadState *signals) noexcept
+
+# Call function(*arguments) on another stack of at least `stack_bytes`, as the same fiber. `core` is the running fiber's, or
+# NULL on an OS thread without fibers. Raises what it raises; MemoryError: nothing was called.
+cdef object call_on_stack(FiberCore *core, size_t stack_bytes, object function, tuple arguments)
+
+# Give back recursion that the yellow zone took, if the fiber is out of it. Cheap when no zone is open.
+cdef void recover_stack(FiberCore *core) noexcept
+
+# Usable bytes for a request, checked. ValueError or TypeError names the bounds.
+cdef size_t checked_stack_bytes(object requested) except 0
+
+# Put the overflow handler in front again if somebody else's came before it since; async-signal-safe, without the GIL.
+cdef void watch_overflow_handler() noexcept nogil
+
+# Whether this OS thread's signals are due to `state`; other OS threads' thread states than `own`; and, from the monitor thread
+# without the GIL, bring a signal that waits at `signals` to `running`. See pystate.h.
+cdef bint hears_signals(PyThreadState *state) noexcept
+cdef size_t foreign_states(PyThreadState *own) noexcept
+cdef int forward_signals(PyThreadState *signals, PyThreadState **running) noexcept nogil
+
+# Around fork, for the fiber that forks; and before a forked child ends on a fiber's stack.
+cdef void before_fork(FiberCore *core) noexcept
+cdef void after_fork(FiberCore *core) noexcept
+cdef void before_exit(FiberCore *core) noexcept
+
+# In a forked child: every thread state but the current one is gone. Forget `core`'s; give its memory back.
+cdef void forget_after_fork(FiberCore *core) noexcept
+cdef void forget_pool_after_fork() noexcept

@@ -1,0 +1,1 @@
+# _time.pxd: sleeping. Nothing that other extensions call.

@@ -1,0 +1,49 @@
+# _time.pyx: sleep, and the scheduler's clock as seconds.
+from libc.stdint cimport int64_t
+
+from greenio._scheduler cimport NEVER, Scheduler, current_scheduler_or_raise, deadline_of
+
+
+def sleep(seconds):
+    """Let the others run for *seconds*, at least; 0 lets those run that are ready now. A checkpoint.
+
+    Args:
+        seconds: float >= 0; math.inf sleeps until cancelled.
+    Raises:
+        ValueError: *seconds* is negative or not a number.
+        Cancelled: this fiber was cancelled.
+        RuntimeError: no fibers run on this OS thread.
+    """
+    cdef Scheduler scheduler = current_scheduler_or_raise()
+    cdef int64_t deadline_ns
+    if seconds is None:
+        raise TypeError("sleep wants a number of seconds, not None")
+    scheduler.check()
+    deadline_ns = deadline_of(scheduler, seconds)
+    if seconds == 0:
+        scheduler.give_way()
+        return
+    scheduler.park("sleep", None, deadline_ns)
+
+
+def sleep_until(deadline):
+    """Sleep until current_time() has reached *deadline*, in seconds; one that has passed lets the ready ones run. A checkpoint.
+
+    Raises:
+        ValueError: *deadline* is not a number.
+        Cancelled: this fiber was cancelled.
+    """
+    cdef Scheduler scheduler = current_scheduler_or_raise()
+    cdef double moment = deadline
+    if moment != moment:
+        raise ValueError("a deadline is a moment in seconds, not nan")
+    scheduler.check()
+    if moment * 1e9 <= scheduler.now():
+        scheduler.give_way()
+        return
+    scheduler.park("sleep", None, NEVER if moment * 1e9 >= 9e18 else <int64_t>(moment * 1e9))
+
+
+def current_time():
+    """Now on the scheduler's clock, in seconds from a fixed moment (CLOCK_MONOTONIC unless replaced)."""
+    return current_scheduler_or_raise().now() / 1e9

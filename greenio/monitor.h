@@ -1,0 +1,54 @@
+/* monitor.h: one OS thread that watches all schedulers. It never takes the GIL and never runs Python.
+ *
+ * While some scheduler is busy it looks every 5 ms; while all of them wait in their pollers it sleeps, after one last look.
+ * What it does for each:
+ *   - brings a signal that only the main thread state has heard of to the fiber that computes (CPython 3.13+);
+ *   - wakes a scheduler once that has been waiting for a whole tick: a signal may have come between its last look at
+ *     the signals and the wait;
+ *   - keeps the overflow handler in front (faulthandler.enable() during a run).
+ * All functions want the GIL, which also orders them. The thread blocks all signals.
+ */
+#ifndef GREENIO_MONITOR_H
+#define GREENIO_MONITOR_H
+
+#include <Python.h>
+#include <stdint.h>
+
+struct greenio_watched {                 /* one scheduler; lives in it */
+    PyThreadState *volatile running;     /* the thread state of the fiber that runs */
+    PyThreadState *signals;              /* the state that hears of signals if it is this OS thread's, else NULL */
+    volatile uint64_t switches;          /* counts every switch; one writer */
+    volatile uint64_t idle_periods;      /* counts the times it found nothing to run; one writer */
+    volatile int waiting;                /* it is in its poller's wait, or about to be */
+    int wake_fd;                         /* eight bytes written here end the wait; -1: there is none */
+    uint64_t seen_idle_period;           /* private to the monitor, as the rest */
+    uint64_t nudged_idle_period;
+    struct greenio_watched *next;
+};
+
+struct greenio_monitor_hooks {
+    int (*forward_signals)(PyThreadState *signals, PyThreadState *volatile *running);
+    void (*watch_overflow_handler)(void);
+};
+
+/* Watch one more; the first starts the thread. 0, or an errno. */
+int greenio_monitor_add(struct greenio_watched *watched, const struct greenio_monitor_hooks *hooks);
+
+/* Watch it no longer: not looked at again once this returns. The last one ends the thread and waits for its end. */
+void greenio_monitor_remove(struct greenio_watched *watched);
+
+/* A scheduler has something to run again. Cheap unless the monitor sleeps. */
+extern volatile int greenio_monitor_asleep;
+void greenio_monitor_rouse(void);
+
+/* Around fork: end the thread, for good as far as the kernel can tell; start it again if anything is watched. */
+void greenio_monitor_stop(void);
+int greenio_monitor_start(void);
+
+/* In a forked child: nothing is watched, no thread. */
+void greenio_monitor_after_fork_child(void);
+
+/* How many looks it has taken, for tests. */
+uint64_t greenio_monitor_ticks(void);
+
+#endif

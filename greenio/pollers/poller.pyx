@@ -1,0 +1,91 @@
+# poller.pyx: the table of descriptors, shared by all pollers. The contract is in poller.pxd.
+from libc.stdlib cimport free, realloc
+from libc.string cimport memset
+
+cdef class Entry:
+    """One descriptor in one poller; a subclass says what happens when it is ready."""
+
+    def __cinit__(self, int fd, *args):
+        if fd < 0:
+            raise ValueError(f"a descriptor is >= 0, not {fd}")
+        self.fd = fd
+
+    cpdef int ready(self, int flags) except -1:
+        return 0
+
+
+cdef class Poller:
+    """Base of the pollers. On its own it has the table and no kernel: for tests that script readiness."""
+
+    def __cinit__(self):
+        self.wake_fd = -1
+
+    def __dealloc__(self):
+        free(self.table)
+
+    cpdef int add(self, Entry entry) except -1:
+        return self.put(entry)
+
+    cpdef int remove(self, Entry entry) except -1:
+        return self.take(entry)
+
+    cpdef Py_ssize_t wait(self, int64_t timeout_ns) except -1:
+        raise NotImplementedError("a poller must say how it waits")
+
+    cpdef int wake(self) except -1:
+        return 0
+
+    cpdef int close(self) except -1:
+        self.forget_all()
+        return 0
+
+    cpdef int after_fork(self) except -1:
+        self.forget_all()
+        return 0
+
+    cdef int put(self, Entry entry) except -1:
+        cdef Py_ssize_t size
+        cdef PyObject **table
+        if entry.fd >= self.table_size:
+            size = max(64, 2 * self.table_size, entry.fd + 1)
+            table = <PyObject **>realloc(self.table, size * sizeof(PyObject *))
+            if table is NULL:
+                raise MemoryError(f"no table for {size} descriptors")
+            memset(table + self.table_size, 0, (size - self.table_size) * sizeof(PyObject *))
+            self.table = table
+            self.table_size = size
+        if self.table[entry.fd] is not NULL:
+            raise ValueError(f"descriptor {entry.fd} is registered already")
+        self.generation += 1
+        entry.generation = self.generation
+        self.table[entry.fd] = <PyObject *>entry
+        self.registered += 1
+        return 0
+
+    cdef int take(self, Entry entry) except -1:
+        if entry.fd >= 0 and entry.fd < self.table_size and self.table[entry.fd] is <PyObject *>entry:
+            self.table[entry.fd] = NULL
+            self.registered -= 1
+        entry.fd = -1
+        return 0
+
+    cdef Entry find(self, int fd, uint32_t generation):
+        cdef Entry entry
+        if fd < 0 or fd >= self.table_size or self.table[fd] is NULL:
+            return None
+        entry = <Entry>self.table[fd]
+        return entry if entry.generation == generation else None
+
+    def entry(self, int fd):
+        """The entry registered under *fd*, or None."""
+        if 0 <= fd < self.table_size and self.table[fd] is not NULL:
+            return <Entry>self.table[fd]
+        return None
+
+    cdef void forget_all(self) noexcept:
+        cdef Py_ssize_t fd
+        for fd in range(self.table_size):
+            if self.table[fd] is not NULL:
+                (<Entry>self.table[fd]).fd = -1
+                self.table[fd] = NULL
+        self.registered = 0

@@ -1,0 +1,222 @@
+/* pystate.c: the five verbs, for a thread state per fiber. What differs between versions is in the headers. */
+#define _GNU_SOURCE
+#include <Python.h>
+#define GREENIO_VERSION_IMPLEMENTATION
+#include "pystate.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Destructors of one fiber's thread locals can make new ones; a state that never runs empty is a program's bug. */
+#define RESET_ROUNDS 100
+
+/* Writes the traceback of a thread state without allocating; exported by some versions only (3.11, 3.12; 3.15). */
+typedef void (*dump_traceback_function)(int fd, PyThreadState *state);
+static dump_traceback_function dump_traceback;
+
+int greenio_pystate_init(int hide_stack_protection)
+{
+    dump_traceback = (dump_traceback_function)dlsym(RTLD_DEFAULT, "PyUnstable_DumpTraceback");
+    if (dump_traceback == NULL)
+        dump_traceback = (dump_traceback_function)dlsym(RTLD_DEFAULT, "_Py_DumpTraceback");
+#ifdef GREENIO_VERSION_INIT_NEEDED
+    return greenio_version_init(hide_stack_protection);
+#else
+    (void)hide_stack_protection;
+    return 0;
+#endif
+}
+
+/* Held while a state is freed and while another OS thread, without the GIL, looks at one. */
+static pthread_mutex_t states_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void set_data_stack(PyThreadState *state, struct greenio_stack *stack)
+{
+    _PyStackChunk *chunk = (_PyStackChunk *)stack->data;
+    chunk->previous = NULL;
+    chunk->size = stack->data_bytes;
+    chunk->top = 0;
+    state->datastack_chunk = chunk;
+    state->datastack_top = &chunk->data[1]; /* a chunk whose first word is in use is never freed */
+    state->datastack_limit = (PyObject **)(stack->data + stack->data_bytes);
+}
+
+static void forget_data_stack(PyThreadState *state)
+{
+    state->datastack_chunk = NULL;
+    state->datastack_top = NULL;
+    state->datastack_limit = NULL;
+}
+
+int greenio_pystate_new(struct greenio_stack *stack)
+{
+    PyThreadState *state = PyThreadState_New(PyInterpreterState_Get());
+    if (state == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    state->thread_id = (unsigned long)stack;
+    set_data_stack(state, stack);
+    stack->thread_state = state;
+    if (greenio_version_limit_stack(state, stack->limit, stack->base) < 0) {
+        greenio_pystate_drop(stack);
+        return -1;
+    }
+    return 0;
+}
+
+void greenio_pystate_reset(PyThreadState *state)
+{
+    struct greenio_stack *stack = (struct greenio_stack *)state->thread_id;
+    if (state->c_tracefunc != NULL)
+        PyEval_SetTrace(NULL, NULL);
+    if (state->c_profilefunc != NULL)
+        PyEval_SetProfile(NULL, NULL);
+    for (int round = 0; round < RESET_ROUNDS; round++) {
+        int found = greenio_version_clear_locals(state);
+        if (state->async_exc != NULL || state->async_gen_firstiter != NULL || state->async_gen_finalizer != NULL ||
+            state->exc_info->exc_value != NULL) {
+            Py_CLEAR(state->async_exc);
+            Py_CLEAR(state->async_gen_firstiter);
+            Py_CLEAR(state->async_gen_finalizer);
+            Py_CLEAR(state->exc_info->exc_value);
+            found = 1;
+        }
+        if (!found)
+            break;
+    }
+    state->coroutine_origin_tracking_depth = 0;
+    state->gilstate_counter = 1; /* as PyThreadState_New leaves it */
+    greenio_version_settle(state, stack);
+}
+
+void greenio_pystate_drop(struct greenio_stack *stack)
+{
+    PyThreadState *state = stack->thread_state;
+    stack->thread_state = NULL;
+    forget_data_stack(state);
+    PyThreadState_Clear(state);
+    forget_data_stack(state);
+    pthread_mutex_lock(&states_lock);
+    PyThreadState_Delete(state);
+    pthread_mutex_unlock(&states_lock);
+}
+
+int greenio_pystate_forward_signals(PyThreadState *signals, PyThreadState *volatile *running)
+{
+    pthread_mutex_lock(&states_lock);
+    int forwarded = greenio_version_forward_signals(signals, running);
+    pthread_mutex_unlock(&states_lock);
+    return forwarded;
+}
+
+int greenio_pystate_hears_signals(PyThreadState *state)
+{
+    /* The main state is the oldest of the interpreter: the last in its list. */
+    PyThreadState *oldest = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(state));
+    for (PyThreadState *next = oldest; next != NULL; next = PyThreadState_Next(next))
+        oldest = next;
+    return oldest == state && PyThreadState_GetInterpreter(state) == PyInterpreterState_Main();
+}
+
+int greenio_pystate_use_stack(PyThreadState *state, const struct greenio_stack *stack, uintptr_t saved[3])
+{
+    return greenio_version_use_stack(state, stack->limit, stack->base, saved);
+}
+
+void greenio_pystate_use_own_stack(PyThreadState *state, const struct greenio_stack *own, const uintptr_t saved[3])
+{
+    greenio_version_use_own_stack(state, own, saved);
+}
+
+int greenio_pystate_take_recursion(struct greenio_stack *stack)
+{
+    PyThreadState *state = stack->thread_state;
+    /* Not the running one: a large frame has jumped over a whole guard, into a neighbour's. */
+    if (state == NULL || !GREENIO_YELLOW_ZONE || state != PyGILState_GetThisThreadState())
+        return -1;
+    greenio_version_take_recursion(state, stack->taken);
+    return 0;
+}
+
+void greenio_pystate_give_back_recursion(struct greenio_stack *stack)
+{
+    greenio_version_give_back_recursion(stack->thread_state, stack->taken);
+}
+
+static void write_text(int fd, const char *text)
+{
+    ssize_t ignored = write(fd, text, strlen(text));
+    (void)ignored;
+}
+
+static void write_object(int fd, PyObject *unicode)
+{
+    const char *text = unicode != NULL && PyUnicode_Check(unicode) ? PyUnicode_AsUTF8(unicode) : NULL;
+    write_text(fd, text != NULL ? text : "?");
+}
+
+/* Where the interpreter exports no writer of its own: frame objects are made, which may fail in a process whose
+ * memory is damaged. It is dying anyway. */
+static void write_frames(PyThreadState *state, int fd)
+{
+    PyFrameObject *frame = PyThreadState_GetFrame(state);
+    for (int depth = 0; frame != NULL && depth < 100; depth++) {
+        char number[16];
+        PyCodeObject *code = PyFrame_GetCode(frame);
+        snprintf(number, sizeof number, "%d", PyFrame_GetLineNumber(frame));
+        write_text(fd, "  File \"");
+        write_object(fd, code->co_filename);
+        write_text(fd, "\", line ");
+        write_text(fd, number);
+        write_text(fd, " in ");
+        write_object(fd, code->co_name);
+        write_text(fd, "\n");
+        frame = PyFrame_GetBack(frame); /* references are let go with the process */
+    }
+    if (frame != NULL)
+        write_text(fd, "  ...\n");
+}
+
+void greenio_pystate_write_traceback(PyThreadState *state, int fd)
+{
+    if (dump_traceback != NULL) {
+        dump_traceback(fd, state);
+        return;
+    }
+    write_text(fd, "Stack (most recent call first):\n");
+    write_frames(state, fd);
+}
+
+void greenio_pystate_before_fork(PyThreadState *state)
+{
+    state->thread_id = PyThread_get_thread_ident();
+}
+
+void greenio_pystate_after_fork(PyThreadState *state, const struct greenio_stack *stack)
+{
+    if (stack != NULL)
+        state->thread_id = (unsigned long)stack;
+}
+
+void greenio_pystate_after_fork_child(void)
+{
+    pthread_mutex_init(&states_lock, NULL);
+}
+
+void greenio_pystate_before_exit(PyThreadState *state)
+{
+    forget_data_stack(state);
+}
+
+size_t greenio_pystate_foreign_count(PyThreadState *own)
+{
+    size_t count = 0;
+    PyThreadState *state = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(own));
+    for (; state != NULL; state = PyThreadState_Next(state))
+        if (state != own && greenio_stack_find((void *)state->thread_id) == NULL)
+            count++;
+    return count;
+}

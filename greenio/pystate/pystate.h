@@ -1,0 +1,112 @@
+/* pystate.h: what a fiber needs of the interpreter. The contract, and the only ladder of version tests.
+ *
+ * Five verbs on a fiber's thread state: new, enter, leave, reset, drop. One implementation so far: every fiber has a
+ * PyThreadState of its own, made by PyThreadState_New and entered by the public PyThreadState_Swap (another, all fibers
+ * of an OS thread sharing one, must fit the same verbs; free-threaded builds will need it).
+ * All want the GIL held but where said otherwise. What differs between CPython versions is in cpython<version>.h,
+ * one file a version.
+ *
+ * Invariants:
+ *   - a thread state belongs to one slot of stack memory for as long as both live;
+ *   - its thread_id is the address of the slot's control block: unique, and readable (faulthandler on 3.14+ hands it
+ *     to pthread_getname_np, which reads there);
+ *   - the root chunk of its data stack lies in the slot; CPython never frees it, because the first word is skipped;
+ *   - a state that will be used again is never PyThreadState_Clear'ed.
+ */
+#ifndef GREENIO_PYSTATE_H
+#define GREENIO_PYSTATE_H
+
+#include <Python.h>
+#include "../stack.h"
+
+#ifdef Py_GIL_DISABLED
+#  error "greenio: free-threaded CPython builds are not supported yet; use a build with the GIL"
+#endif
+
+#if PY_VERSION_HEX >= 0x03100000
+#  error "greenio: CPython 3.16 and later have no file in greenio/pystate/ yet; see CONTRIBUTING.md, 'a Python version'"
+#elif PY_VERSION_HEX >= 0x030F0000
+#  include "cpython315.h"
+#elif PY_VERSION_HEX >= 0x030E0000
+#  include "cpython314.h"
+#elif PY_VERSION_HEX >= 0x030D0000
+#  include "cpython313.h"
+#elif PY_VERSION_HEX >= 0x030C0000
+#  include "cpython312.h"
+#elif PY_VERSION_HEX >= 0x030B0000
+#  include "cpython311.h"
+#else
+#  error "greenio: CPython 3.11 to 3.15 are supported; this one is older"
+#endif
+
+/* Look up what this interpreter offers. Once, at import, before any other verb. `hide_stack_protection`: behave as on
+ * 3.14.0, which lacks the call (tests). 0, or -1 with an ImportError set. */
+int greenio_pystate_init(int hide_stack_protection);
+
+/* new: a thread state for the slot, stored in stack->thread_state and ready to be entered.
+ * 0, or -1 with MemoryError. Runs no Python code. */
+int greenio_pystate_new(struct greenio_stack *stack);
+
+/* enter: make `state` the current one, and `leaving`, which was current, not. From 3.12 on the GIL may be let go and
+ * taken again in between, so other OS threads may run Python here. `signals` is the thread state that hears of signals when the
+ * caller is its OS thread, else NULL: a pending bit found there goes to `state`. Runs no Python code here. */
+static inline void greenio_pystate_enter(PyThreadState *leaving, PyThreadState *state, PyThreadState *signals)
+{
+    if (signals != NULL)
+        greenio_version_move_signals(signals, leaving, state);
+    greenio_version_make_current(state);
+}
+
+/* leave: what must be put away before another state is entered. Nothing, where each fiber has its own. */
+static inline void greenio_pystate_leave(PyThreadState *state)
+{
+    (void)state;
+}
+
+/* reset: make the current state like new for the next fiber, but for what only drop may clear. Called by the fiber that ends,
+ * on its own stack, with no Python frame left. Destructors may run Python code, and park. */
+void greenio_pystate_reset(PyThreadState *state);
+
+/* drop: free the state of a slot that nobody stands on. It must not be current. Python code does not run, if the
+ * state was reset. stack->thread_state is NULL afterwards. */
+void greenio_pystate_drop(struct greenio_stack *stack);
+
+/* Whether the calling OS thread's Python signal handling is due to `state` (it is the main one's). */
+int greenio_pystate_hears_signals(PyThreadState *state);
+
+/* The same from outside, without the GIL: bring a signal that waits at `signals` to the state that runs now. Only 3.13+ has
+ * anything to do. No state is freed meanwhile. Nonzero if there was one. */
+int greenio_pystate_forward_signals(PyThreadState *signals, PyThreadState *volatile *running);
+
+/* The exception being raised, with its traceback, no longer being raised. New reference; NULL if there is none. */
+static inline PyObject *greenio_pystate_take_exception(void)
+{
+    return PyErr_Occurred() != NULL ? greenio_version_take_exception() : NULL;
+}
+
+/* Another stack for the same thread state, and back (on_big_stack). `saved` keeps what `use_own_stack`
+ * restores; `own` is the slot to go back to, NULL for an OS thread's own stack. */
+int greenio_pystate_use_stack(PyThreadState *state, const struct greenio_stack *stack, uintptr_t saved[3]);
+void greenio_pystate_use_own_stack(PyThreadState *state, const struct greenio_stack *own, const uintptr_t saved[3]);
+
+/* For the overflow handler: take the slot's remaining recursion; async-signal-safe. Nonzero: cannot. */
+int greenio_pystate_take_recursion(struct greenio_stack *stack);
+/* Give back what was taken. */
+void greenio_pystate_give_back_recursion(struct greenio_stack *stack);
+
+/* Write the Python traceback of `state` to a descriptor, newest call first. As the process dies: best effort. */
+void greenio_pystate_write_traceback(PyThreadState *state, int fd);
+
+/* Before fork and after it: debug builds of 3.13+ assert that the forking state carries the OS thread's ident. */
+void greenio_pystate_before_fork(PyThreadState *state);
+void greenio_pystate_after_fork(PyThreadState *state, const struct greenio_stack *stack);
+void greenio_pystate_after_fork_child(void);
+
+/* Called as the forked child's last callable has returned on a fiber's slot: finalisation frees the state's data stack, which
+ * must not be the slot's. No Python frame is left. */
+void greenio_pystate_before_exit(PyThreadState *state);
+
+/* Thread states of this interpreter that are neither fibers' nor `own`: other OS threads that run Python. */
+size_t greenio_pystate_foreign_count(PyThreadState *own);
+
+#endif

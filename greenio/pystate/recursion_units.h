@@ -1,0 +1,61 @@
+/* recursion_units.h: C recursion on CPython 3.12 and 3.13, counted in units. Used by cpython312.h and cpython313.h.
+ *
+ * c_recursion_remaining falls by one for each C call that may recurse, whatever stack that call takes. A fiber gets
+ * one unit for each 512 bytes of its stack: pure C recursion (repr, json, ==) takes 90-180 bytes a unit, an interpreter
+ * loop entered from C about 650; for the few that take more (nested sorted: 5 KB) there is the yellow zone.
+ */
+#ifndef GREENIO_RECURSION_UNITS_H
+#define GREENIO_RECURSION_UNITS_H
+
+#define GREENIO_BYTES_PER_RECURSION_UNIT 512
+#ifndef Py_C_RECURSION_LIMIT
+#  define Py_C_RECURSION_LIMIT C_RECURSION_LIMIT /* its name in 3.12 */
+#endif
+
+static inline int greenio_recursion_units(const char *limit, const char *base)
+{
+    size_t units = (size_t)(base - limit) / GREENIO_BYTES_PER_RECURSION_UNIT;
+    return units < Py_C_RECURSION_LIMIT ? (int)units : Py_C_RECURSION_LIMIT;
+}
+
+static inline int greenio_version_limit_stack(PyThreadState *state, char *limit, char *base)
+{
+    state->c_recursion_remaining = greenio_recursion_units(limit, base);
+    return 0;
+}
+
+static inline int greenio_version_use_stack(PyThreadState *state, char *limit, char *base, uintptr_t saved[3])
+{
+    saved[0] = (uintptr_t)state->c_recursion_remaining;
+    return greenio_version_limit_stack(state, limit, base);
+}
+
+static inline void greenio_version_use_own_stack(PyThreadState *state, const struct greenio_stack *own, const uintptr_t saved[3])
+{
+    (void)own;
+    state->c_recursion_remaining = (int)saved[0];
+}
+
+static inline void greenio_version_take_recursion(PyThreadState *state, int32_t taken[2])
+{
+    taken[0] += state->py_recursion_remaining;
+    taken[1] += state->c_recursion_remaining;
+    state->py_recursion_remaining = 0;
+    state->c_recursion_remaining = 0;
+}
+
+static inline void greenio_version_give_back_recursion(PyThreadState *state, int32_t taken[2])
+{
+    state->py_recursion_remaining += taken[0];
+    state->c_recursion_remaining += taken[1];
+    taken[0] = taken[1] = 0;
+}
+
+static inline void greenio_recursion_settle(PyThreadState *state, const struct greenio_stack *stack)
+{
+    state->py_recursion_remaining = state->py_recursion_limit;
+    state->c_recursion_remaining = greenio_recursion_units(stack->limit, stack->base);
+    state->recursion_headroom = 0;
+}
+
+#endif

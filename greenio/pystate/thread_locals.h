@@ -1,0 +1,16 @@
+/* thread_locals.h: threading.local on CPython 3.13 to 3.15: a dict, a key and a sentinel in each thread state. */
+#ifndef GREENIO_THREAD_LOCALS_H
+#define GREENIO_THREAD_LOCALS_H
+
+static inline int greenio_version_clear_locals(PyThreadState *state)
+{
+    int found = state->dict != NULL || state->threading_local_key != NULL || state->threading_local_sentinel != NULL;
+    if (found) {
+        Py_CLEAR(state->dict);
+        Py_CLEAR(state->threading_local_key);
+        Py_CLEAR(state->threading_local_sentinel); /* its callbacks empty every local of this state */
+    }
+    return found;
+}
+
+#endif

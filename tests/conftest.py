@@ -1,0 +1,41 @@
+"""What every test gets: a check that it leaves no fiber and no file descriptor behind.
+
+Nothing here needs greenio to be built: the tests of the assembly and of the stacks compile what they test by themselves.
+"""
+
+import gc
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+
+def open_descriptors() -> dict[int, str]:
+    descriptors = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            descriptors[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            pass  # the one that listdir itself had open
+    return descriptors
+
+
+def live_fibers() -> list[object]:
+    debug = sys.modules.get("greenio.debug")
+    return list(debug.fibers()) if debug is not None else []
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind() -> Iterator[None]:
+    """Fails a test after which a fiber lives or a descriptor is open that was not before."""
+    before = open_descriptors()
+    yield
+    left = set(open_descriptors().items()) - set(before.items())
+    fibers = live_fibers()
+    if left or fibers:
+        gc.collect()  # what only a reference cycle held, such as a traceback's frames, is no leak
+        left = set(open_descriptors().items()) - set(before.items())
+        fibers = live_fibers()
+    assert not fibers, f"fibers left behind: {fibers}"
+    assert not left, f"descriptors left behind: {sorted(left)}"
