@@ -1293,7 +1293,9 @@ def describe_fiber(Fiber fiber not None):
     if fiber.spawned_at is not None:
         text += ", spawned at %s:%d" % fiber.spawned_at
     calls = "".join(fiber.stack.format())
-    return text + "\n" + calls if calls else text + " (not begun)\n"
+    if not fiber.core.started:
+        return text + ", not begun\n"
+    return f"{text}\n{calls}"
 
 
 # --- calls from Python -----------------------------------------------------------------------------------------------

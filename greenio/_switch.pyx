@@ -462,12 +462,14 @@ def guard_kind():
 
 
 def stack_classes():
-    """Figures of each size of stack in existence, smallest first, as a list of dicts; see greenio.debug.stack_stats."""
+    """Figures of each size of stack that was ever asked for, smallest first, as a list of dicts; see greenio.debug.stack_stats."""
     cdef greenio_stack_stats stats
     cdef size_t index = 0
     cdef list rows = []
     while greenio_stack_stats_of(index, &stats):
         index += 1
+        if stats.acquired_total == 0:
+            continue
         rows.append({
             "stack_bytes": stats.stack_bytes, "slot_bytes": stats.slot_bytes,
             "in_use": stats.in_use, "in_use_peak": stats.in_use_peak,
