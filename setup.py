@@ -38,6 +38,8 @@ DIRECTIVES = {
     "boundscheck": False,
     "wraparound": False,
     "initializedcheck": False,
+    "autotestdict": False,  # no __test__ in the modules
+    "auto_pickle": False,  # no __reduce_cython__ in the classes: nothing here can be pickled
     "embedsignature": True,
     "embedsignature.format": "clinic",  # what inspect.signature() and stubtest understand
 }
@@ -120,11 +122,13 @@ class build_ext_in_two_steps(build_ext):
         for extension in self.extensions:
             self.own_sources[extension.name] = [name for name in extension.sources if not name.endswith(".pyx")]
             extension.sources = [name for name in extension.sources if name.endswith(".pyx")]
+        # Cython knows when a .pyx or .pxd has changed, but not when the directives have.
+        written = [name.removesuffix("pyx") + "c" for each in self.extensions for name in each.sources]
         try:
             generated = cythonize(
                 self.extensions,
                 compiler_directives=DIRECTIVES,
-                force=self.force,
+                force=self.force or any(newer_group(["setup.py"], name) for name in written),
                 nthreads=self.parallel if len(self.extensions) > 1 else 0,
             )
         except CythonError as error:

@@ -176,13 +176,16 @@ cdef bint unpark(Fiber fiber, int wake) noexcept:
     return True
 
 
-def unpark_fiber(Fiber fiber not None):
-    """Make a parked fiber ready. Returns whether it was parked. From any OS thread."""
-    return unpark(fiber, WOKEN)
+def unpark_fiber(Fiber fiber not None, waiting_on):
+    """Make *fiber* ready if it is parked on *waiting_on*; returns whether it was. From any OS thread."""
+    return fiber.waiting_on is waiting_on and unpark(fiber, WOKEN)
 
 
-def park_here(str reason, object waiting_on=None, object timeout=None):
-    """Park the current fiber until unpark_fiber; False when *timeout* seconds passed first. Raises what interrupts it."""
+def park_here(str reason, object waiting_on, object timeout=None):
+    """Park the current fiber until unpark_fiber names it and *waiting_on*; False when *timeout* seconds passed first.
+
+    Raises what interrupts it.
+    """
     cdef Scheduler scheduler = current_scheduler_or_raise()
     return scheduler.park(reason, waiting_on, deadline_of(scheduler, timeout)) == WOKEN
 

@@ -1,1 +1,613 @@
+# _socket.pyx: the path of a request. What is fast here is what is not done: no system call to learn what the last one told, no
+# GIL let go around calls that cannot block, no copy but from the kernel to an exact bytes object.
+#
+# After a short read on a TCP stream the buffer is empty, so the next read parks without asking. That holds for flags 0,
+# without SO_OOBINLINE, and while no FIN, hang-up, error or urgent data has been seen on the descriptor; everywhere else
+# (Unix sockets end a read at descriptors passed along, an urgent mark ends one too) only EAGAIN says that nothing is left.
+# A short write says nothing: the kernel reports room only to whom it has refused.
+#
+# What waits for a name does so in socket.py; addresses are parsed by the standard _socket.
+import _socket as standard
+import os
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.ref cimport PyObject
+from libc.errno cimport EAGAIN, EBADF, EINPROGRESS, EINTR, ENOTCONN, errno
+from libc.stdint cimport uint16_t, uint32_t
+
+from greenio._scheduler cimport (
+    NEVER, close_watch, current_scheduler_or_none, current_scheduler_or_raise, deadline_of, leave_io)
+from greenio.pollers.poller cimport FAILED, HANG_UP, PEER_CLOSED, URGENT
+
+cdef extern from "<sys/socket.h>" nogil:
+    enum:
+        AF_INET
+        AF_INET6
+        AF_UNIX
+        SOCK_STREAM
+        SOCK_NONBLOCK
+        SOCK_CLOEXEC
+        SOL_SOCKET
+        SO_ERROR
+        SO_OOBINLINE
+        MSG_DONTWAIT
+        MSG_NOSIGNAL
+    struct sockaddr:
+        unsigned short sa_family
+    Py_ssize_t recv_call "recv"(int fd, void *buffer, size_t size, int flags)
+    Py_ssize_t send_call "send"(int fd, const void *data, size_t size, int flags)
+    int accept4(int fd, sockaddr *address, socklen_t *length, int flags)
+    int socket_call "socket"(int domain, int kind, int protocol)
+    int getsockopt_call "getsockopt"(int fd, int level, int option, void *value, socklen_t *length)
+    int getpeername_call "getpeername"(int fd, sockaddr *address, socklen_t *length)
+    int shutdown_call "shutdown"(int fd, int how)
+
+cdef extern from "<netinet/in.h>" nogil:
+    struct in_addr:
+        pass
+    struct sockaddr_in:
+        uint16_t sin_port
+        in_addr sin_addr
+    struct in6_addr:
+        pass
+    struct sockaddr_in6:
+        uint16_t sin6_port
+        uint32_t sin6_flowinfo
+        in6_addr sin6_addr
+        uint32_t sin6_scope_id
+    uint16_t ntohs(uint16_t value)
+    uint32_t ntohl(uint32_t value)
+
+cdef extern from "<arpa/inet.h>" nogil:
+    const char *inet_ntop(int domain, const void *address, char *text, socklen_t size)
+
+cdef extern from "<sys/un.h>" nogil:
+    struct sockaddr_un:
+        char sun_path[108]
+
+cdef extern from "<string.h>" nogil:
+    size_t strnlen(const char *text, size_t most)
+
+cdef extern from "<poll.h>" nogil:
+    enum:
+        POLLIN
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll_call "poll"(pollfd *fds, unsigned long count, int timeout_ms)
+
+cdef extern from "<unistd.h>" nogil:
+    int close_call "close"(int fd)
+
+cdef extern from "Python.h":
+    int _PyBytes_Resize(PyObject **bytes, Py_ssize_t size) except -1
+    object PyUnicode_DecodeFSDefaultAndSize(const char *text, Py_ssize_t size)
+
+cdef enum:
+    SCRATCH_BYTES = 128 * 1024
+
+# Received bytes land here and are copied once, into an object of their exact size. The GIL is held from the system call to the
+# copy and nothing parks in between, so one is enough for the process.
+cdef char scratch[SCRATCH_BYTES]
+
+# What accept() makes: socket.py's class, set by it.
+cdef type socket_class = None
+
+
+def set_socket_class(type cls not None):
+    """What accept() and dup() make from now on: a subclass of SocketCore."""
+    global socket_class
+    socket_class = cls
+
+
+cdef object socket_error(int number):
+    return OSError(number, os.strerror(number))
+
+
+cdef object address_of(int domain, sockaddr_storage *storage, socklen_t length):
+    # As the standard module has it; None for what only it knows.
+    cdef char text[64]
+    cdef sockaddr_in *v4
+    cdef sockaddr_in6 *v6
+    cdef const char *path
+    cdef Py_ssize_t size
+    if domain == AF_INET:
+        v4 = <sockaddr_in *>storage
+        inet_ntop(AF_INET, &v4.sin_addr, text, sizeof(text))
+        return text.decode("ascii"), ntohs(v4.sin_port)
+    if domain == AF_INET6:
+        v6 = <sockaddr_in6 *>storage
+        if v6.sin6_scope_id != 0:
+            return None
+        inet_ntop(AF_INET6, &v6.sin6_addr, text, sizeof(text))
+        return text.decode("ascii"), ntohs(v6.sin6_port), ntohl(v6.sin6_flowinfo), 0
+    if domain == AF_UNIX:
+        path = (<sockaddr_un *>storage).sun_path
+        size = <Py_ssize_t>length - (path - <const char *>storage)
+        if size <= 0:
+            return ""
+        if path[0] == 0:
+            return path[:size]
+        return PyUnicode_DecodeFSDefaultAndSize(path, strnlen(path, size))
+    return None
+
+
+cdef class SocketCore:
+    """A socket whose calls park the fiber instead of blocking the OS thread. greenio.socket.socket is the public one."""
+
+    def __cinit__(self):
+        self.fd = -1
+
+    def __init__(self, int family=-1, int type=-1, int proto=-1, fileno=None):
+        cdef int fd
+        if fileno is None:
+            self.domain = AF_INET if family == -1 else family
+            self.kind = SOCK_STREAM if type == -1 else type & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)
+            self.protocol = 0 if proto == -1 else proto
+            fd = socket_call(self.domain, self.kind | SOCK_NONBLOCK | SOCK_CLOEXEC, self.protocol)
+            if fd < 0:
+                raise socket_error(errno)
+            self.fd = fd
+            self.nonblocking = True
+            self.short_means_drained = self.kind == SOCK_STREAM and self.domain in (AF_INET, AF_INET6)
+        else:
+            if isinstance(fileno, float):
+                raise TypeError("integer argument expected, got float")
+            fd = fileno
+            if fd < 0:
+                raise ValueError("negative file descriptor")
+            known = standard.socket(family, type, proto, fd)     # OSError if it is no socket
+            self.inner = known
+            self.domain = known.family
+            self.kind = known.type
+            self.protocol = known.proto
+            self.fd = fd
+            self.short_means_drained = (
+                self.kind == SOCK_STREAM and self.domain in (AF_INET, AF_INET6)
+                and not known.getsockopt(SOL_SOCKET, SO_OOBINLINE))
+        self.timeout_seconds = standard.getdefaulttimeout()
+
+    def __del__(self):
+        if self.fd >= 0:
+            import warnings
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self._real_close()
+
+    cdef inline Watch watch_of(self, Scheduler scheduler):
+        # The one in the caller's scheduler, if it has one: another OS thread may have used the socket last.
+        cdef Watch watch = self.watch
+        if watch is not None and (watch.scheduler is not scheduler or watch.fd < 0):
+            watch = scheduler.watches.get(self.fd)
+            self.watch = watch
+        return watch
+
+    cdef int64_t deadline(self, Scheduler scheduler) except? -2:
+        if self.timeout_seconds is None:
+            return NEVER
+        return deadline_of(scheduler, self.timeout_seconds)
+
+    cdef Watch watch_to_wait(self, Scheduler scheduler):
+        # As watch_of, registered if need be; for a call that is about to wait.
+        cdef Watch watch
+        if self.fd < 0:
+            raise socket_error(EBADF)
+        if self.timeout_seconds is not None and self.timeout_seconds == 0:
+            raise socket_error(EAGAIN)
+        watch = self.watch_of(scheduler)
+        if watch is None:
+            watch = self.watch = scheduler.watch_for(self.fd)
+        return watch
+
+    # --- receive
+
+    cdef inline Py_ssize_t receive(self, Scheduler scheduler, char *buffer, Py_ssize_t size, int flags) except -1:
+        cdef Watch watch
+        cdef Py_ssize_t count
+        scheduler.check()
+        watch = self.watch_of(scheduler)
+        if watch is None or (watch.readable and watch.readers.first is NULL):
+            count = recv_call(self.fd, buffer, size, flags | MSG_DONTWAIT)
+            if count >= 0:
+                self.note_short_read(watch, count, size, flags)
+                return count
+            if errno == EAGAIN:
+                self.watch_to_wait(scheduler).readable = False
+            elif errno != EINTR:
+                raise socket_error(errno)
+        return self.receive_waiting(scheduler, buffer, size, flags)
+
+    cdef inline void note_short_read(self, Watch watch, Py_ssize_t count, Py_ssize_t size, int flags) noexcept:
+        if (0 < count < size and self.short_means_drained and flags == 0 and watch is not None
+                and not watch.seen & (PEER_CLOSED | HANG_UP | FAILED | URGENT)):
+            watch.readable = False
+
+    cdef Py_ssize_t receive_waiting(self, Scheduler scheduler, char *buffer, Py_ssize_t size, int flags) except -1:
+        cdef WaitNode node
+        cdef int64_t deadline_ns = self.deadline(scheduler)
+        cdef Py_ssize_t count
+        cdef Watch watch = self.watch_to_wait(scheduler)
+        node.fiber = NULL
+        try:
+            while True:
+                scheduler.wait_io(watch, False, &node, deadline_ns, "socket receive", self)
+                count = recv_call(self.fd, buffer, size, flags | MSG_DONTWAIT)
+                if count >= 0:
+                    self.note_short_read(watch, count, size, flags)
+                    return count
+                if errno == EAGAIN:
+                    watch.readable = False
+                elif errno == EINTR:
+                    PyErr_CheckSignals()
+                else:
+                    raise socket_error(errno)
+        finally:
+            leave_io(watch, False, &node)
+
+    def recv(self, Py_ssize_t bufsize, int flags=0):
+        """Receive at most *bufsize* bytes; b"" at the end of the stream. Parks while there are none.
+
+        Raises:
+            TimeoutError: the socket's timeout passed. Nothing was taken.
+            Cancelled: this fiber was cancelled. Nothing was taken.
+            OSError: as the system call says; EBADF if the socket is closed, also while it waits.
+        """
+        cdef Scheduler scheduler = current_scheduler_or_raise()
+        cdef Py_ssize_t count
+        cdef object data
+        cdef PyObject *large
+        if bufsize < 0:
+            raise ValueError("negative buffersize in recv")
+        if bufsize <= SCRATCH_BYTES:
+            count = self.receive(scheduler, scratch, bufsize, flags)
+            data = PyBytes_FromStringAndSize(scratch, count)
+        else:
+            data = PyBytes_FromStringAndSize(NULL, bufsize)
+            count = self.receive(scheduler, PyBytes_AS_STRING(data), bufsize, flags)
+            if count < bufsize:
+                data = PyBytes_FromStringAndSize(PyBytes_AS_STRING(data), count)
+        scheduler.spend()
+        return data
+
+    def recv_into(self, buffer, Py_ssize_t nbytes=0, int flags=0):
+        """Receive into *buffer*, at most *nbytes* or as much as it holds; returns how many bytes, 0 at the end. Parks as recv.
+
+        Raises:
+            ValueError: *nbytes* is negative or more than *buffer* holds.
+            TimeoutError, Cancelled, OSError: as recv; *buffer* is as it was.
+        """
+        cdef Scheduler scheduler = current_scheduler_or_raise()
+        cdef Py_buffer view
+        cdef Py_ssize_t count
+        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        try:
+            if nbytes < 0:
+                raise ValueError("negative buffersize in recv_into")
+            if nbytes > view.len:
+                raise ValueError("buffer too small for requested bytes")
+            count = self.receive(scheduler, <char *>view.buf, nbytes or view.len, flags)
+        finally:
+            PyBuffer_Release(&view)
+        scheduler.spend()
+        return count
+
+    # --- send
+
+    cdef inline Py_ssize_t transmit(
+            self, Scheduler scheduler, const char *data, Py_ssize_t size, int flags, bint whole) except -1:
+        # One system call where it takes everything, or something if not `whole`. The rest in transmit_waiting.
+        cdef Watch watch
+        cdef Py_ssize_t count = 0
+        scheduler.check()
+        watch = self.watch_of(scheduler)
+        if watch is None or (watch.writable and watch.writers.first is NULL):
+            count = send_call(self.fd, data, size, flags | MSG_DONTWAIT | MSG_NOSIGNAL)
+            if count == size or (count >= 0 and not whole):
+                return count
+            if count < 0:
+                if errno == EAGAIN:
+                    self.watch_to_wait(scheduler).writable = False
+                elif errno != EINTR:
+                    raise socket_error(errno)
+                count = 0
+        return self.transmit_waiting(scheduler, data, size, flags, whole, count)
+
+    cdef Py_ssize_t transmit_waiting(
+            self, Scheduler scheduler, const char *data, Py_ssize_t size, int flags, bint whole, Py_ssize_t sent) except -1:
+        # In line from here to the end, so that what others send does not come in between.
+        cdef WaitNode node
+        cdef int64_t deadline_ns = self.deadline(scheduler)
+        cdef Py_ssize_t count
+        cdef Watch watch = self.watch_to_wait(scheduler)
+        node.fiber = NULL
+        try:
+            while True:
+                scheduler.wait_io(watch, True, &node, deadline_ns, "socket send", self)
+                count = send_call(self.fd, data + sent, size - sent, flags | MSG_DONTWAIT | MSG_NOSIGNAL)
+                if count >= 0:
+                    sent += count
+                    if sent == size or not whole:
+                        return sent
+                elif errno == EAGAIN:
+                    watch.writable = False
+                elif errno == EINTR:
+                    PyErr_CheckSignals()
+                else:
+                    raise socket_error(errno)
+        except BaseException as error:
+            if whole:
+                error.bytes_sent = sent
+            raise
+        finally:
+            leave_io(watch, True, &node)
+
+    def send(self, data, int flags=0):
+        """Send some of *data*, as much as there is room for; returns how many bytes. Parks while there is no room.
+
+        Raises:
+            TimeoutError, Cancelled: nothing was sent.
+            OSError: as the system call says; EBADF if the socket is closed, also while it waits.
+        """
+        cdef Scheduler scheduler = current_scheduler_or_raise()
+        cdef Py_buffer view
+        cdef Py_ssize_t count
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            count = self.transmit(scheduler, <const char *>view.buf, view.len, flags, False)
+        finally:
+            PyBuffer_Release(&view)
+        scheduler.spend()
+        return count
+
+    def sendall(self, data, int flags=0):
+        """Send all of *data*, in one piece: what other fibers send on this socket comes before or after. Parks for room.
+
+        Raises:
+            TimeoutError, Cancelled, OSError: the first bytes_sent bytes (an attribute of the exception) were sent; the
+                stream is cut in the middle of *data* unless it is 0. The timeout is for the whole.
+        """
+        cdef Scheduler scheduler = current_scheduler_or_raise()
+        cdef Py_buffer view
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            self.transmit(scheduler, <const char *>view.buf, view.len, flags, True)
+        finally:
+            PyBuffer_Release(&view)
+        scheduler.spend()
+
+    # --- connections
+
+    cdef int try_accept(self, sockaddr_storage *address, socklen_t *length) noexcept:
+        # A new descriptor, or an errno below zero.
+        cdef pollfd ready
+        cdef int fd
+        if not self.nonblocking:
+            ready.fd = self.fd
+            ready.events = POLLIN
+            if poll_call(&ready, 1, 0) == 0:
+                return -EAGAIN
+        length[0] = sizeof(sockaddr_storage)
+        fd = accept4(self.fd, <sockaddr *>address, length, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        return fd if fd >= 0 else -errno
+
+    cdef int accept_waiting(self, Scheduler scheduler, sockaddr_storage *address, socklen_t *length) except -1:
+        cdef WaitNode node
+        cdef int64_t deadline_ns = self.deadline(scheduler)
+        cdef int fd
+        cdef Watch watch = self.watch_to_wait(scheduler)
+        node.fiber = NULL
+        try:
+            while True:
+                scheduler.wait_io(watch, False, &node, deadline_ns, "socket accept", self)
+                fd = self.try_accept(address, length)
+                if fd >= 0:
+                    return fd
+                if fd == -EAGAIN:
+                    watch.readable = False
+                elif fd == -EINTR:
+                    PyErr_CheckSignals()
+                else:
+                    raise socket_error(-fd)
+        finally:
+            leave_io(watch, False, &node)
+
+    def accept(self):
+        """Wait for a connection; returns (socket, address of the peer).
+
+        Raises:
+            TimeoutError: the socket's timeout passed. Cancelled: this fiber was cancelled. No connection was taken.
+            OSError: as the system call says (EMFILE, ECONNABORTED, …); EBADF if the socket is closed, also while it waits.
+        """
+        cdef Scheduler scheduler = current_scheduler_or_raise()
+        cdef sockaddr_storage address
+        cdef socklen_t length
+        cdef int fd = -EINTR
+        cdef Watch watch
+        cdef SocketCore accepted
+        scheduler.check()
+        watch = self.watch_of(scheduler)
+        if watch is None or (watch.readable and watch.readers.first is NULL):
+            fd = self.try_accept(&address, &length)
+            if fd == -EAGAIN:
+                self.watch_to_wait(scheduler).readable = False
+            elif fd < 0 and fd != -EINTR:
+                raise socket_error(-fd)
+        if fd < 0:
+            fd = self.accept_waiting(scheduler, &address, &length)
+        try:
+            accepted = <SocketCore>socket_class.__new__(socket_class)
+            accepted.domain = self.domain
+            accepted.kind = self.kind
+            accepted.protocol = self.protocol
+            accepted.short_means_drained = self.short_means_drained
+            accepted.nonblocking = True
+            accepted.timeout_seconds = standard.getdefaulttimeout()
+            peer = address_of(self.domain, &address, length)
+        except BaseException:
+            close_call(fd)
+            raise
+        accepted.fd = fd
+        if peer is None:
+            peer = accepted.getpeername()
+        scheduler.spend()
+        return accepted, peer
+
+    def connect_numeric(self, address):
+        """Connect to an address whose host is a number already; returns 0 or an errno. Parks until it is settled."""
+        cdef Scheduler scheduler = current_scheduler_or_raise()
+        cdef WaitNode node
+        cdef int64_t deadline_ns
+        cdef int error
+        cdef Watch watch
+        cdef socklen_t length
+        cdef sockaddr_storage peer
+        scheduler.check()
+        error = self._inner().connect_ex(address)
+        if error != EINPROGRESS:
+            scheduler.spend()
+            return error
+        if self.timeout_seconds is not None and self.timeout_seconds == 0:
+            return error
+        node.fiber = NULL
+        deadline_ns = self.deadline(scheduler)
+        watch = self.watch_to_wait(scheduler)
+        watch.writable = False
+        try:
+            while True:
+                scheduler.wait_io(watch, True, &node, deadline_ns, "socket connect", self)
+                length = sizeof(error)
+                if getsockopt_call(self.fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0:
+                    return errno
+                if error != 0:
+                    return error
+                length = sizeof(peer)
+                if getpeername_call(self.fd, <sockaddr *>&peer, &length) == 0:
+                    return 0
+                if errno != ENOTCONN:
+                    return errno
+                watch.writable = False
+        finally:
+            leave_io(watch, True, &node)
+
+    # --- never waits
+
+    def _inner(self):
+        """The standard _socket.socket on the same descriptor, for calls that never wait."""
+        if self.fd < 0:
+            raise socket_error(EBADF)
+        if self.inner is None:
+            self.inner = standard.socket(self.domain, self.kind, self.protocol, self.fd)
+        return self.inner
+
+    def fileno(self):
+        """The descriptor, or -1 once the socket is closed."""
+        return self.fd
+
+    def bind(self, address):
+        """As socket.bind; a host that is a name is looked up by the OS thread itself: use a number in fibers."""
+        self._inner().bind(address)
+
+    def listen(self, *backlog):
+        """Let connections in; *backlog* may wait for accept (the system's default unless given)."""
+        self._inner().listen(*backlog)
+
+    def shutdown(self, int how):
+        """Close one direction, or both: SHUT_RD, SHUT_WR, SHUT_RDWR. Wakes who waits for data or room."""
+        if shutdown_call(self.fd, how) < 0:
+            raise socket_error(errno)
+
+    def getsockname(self):
+        """The socket's own address."""
+        return self._inner().getsockname()
+
+    def getpeername(self):
+        """The peer's address. OSError (ENOTCONN) without one."""
+        return self._inner().getpeername()
+
+    def getsockopt(self, level, optname, *buflen):
+        """As socket.getsockopt."""
+        return self._inner().getsockopt(level, optname, *buflen)
+
+    def setsockopt(self, level, optname, *value):
+        """As socket.setsockopt."""
+        self._inner().setsockopt(level, optname, *value)
+        if level == SOL_SOCKET and optname == SO_OOBINLINE:
+            self.short_means_drained = False
+
+    def settimeout(self, timeout):
+        """How long one call may wait, in seconds: None for ever, 0 not at all (BlockingIOError instead).
+
+        Raises:
+            ValueError: *timeout* is negative.
+        """
+        if timeout is None:
+            self.timeout_seconds = None
+            return
+        seconds = float(timeout)
+        if not seconds >= 0:
+            raise ValueError("Timeout value out of range")
+        self.timeout_seconds = seconds
+
+    def gettimeout(self):
+        """Seconds that one call may wait, or None."""
+        return self.timeout_seconds
+
+    @property
+    def timeout(self):
+        """Seconds that one call may wait, or None."""
+        return self.timeout_seconds
+
+    def setblocking(self, flag):
+        """settimeout(None) if *flag*, else settimeout(0). The fiber waits, never the OS thread."""
+        self.timeout_seconds = None if flag else 0.0
+
+    def getblocking(self):
+        """Whether calls wait at all."""
+        return self.timeout_seconds is None or self.timeout_seconds > 0
+
+    def _number_of(self, str what):
+        return {"family": self.domain, "type": self.kind, "proto": self.protocol}[what]
+
+    @property
+    def proto(self):
+        """The protocol number."""
+        return self.protocol
+
+    def close(self):
+        """Close it: who waits on it gets OSError (EBADF). Open makefile() files keep the descriptor until they are closed."""
+        self._closed = True
+        if self._io_refs <= 0:
+            self._real_close()
+
+    def _decref_socketios(self):
+        if self._io_refs > 0:
+            self._io_refs -= 1
+        if self._closed:
+            self.close()
+
+    def _real_close(self):
+        fd = self.detach()
+        if fd >= 0 and close_call(fd) < 0 and errno != EINTR:
+            raise socket_error(errno)
+
+    def detach(self):
+        """Give the descriptor away, open, and forget it; who waits on it gets OSError (EBADF). -1 if it is closed."""
+        cdef int fd = self.fd
+        self._closed = True
+        self.fd = -1
+        if fd < 0:
+            return -1
+        if self.inner is not None:
+            self.inner.detach()
+            self.inner = None
+        close_watch(fd)
+        self.watch = None
+        return fd
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()

@@ -1,1 +1,281 @@
-"""tcp"""
+"""The standard socket module's names, for fibers: calls park instead of blocking the OS thread.
+
+So far stream sockets: the class, create_connection, create_server, socketpair, getaddrinfo, and the constants. A name is looked up
+by the standard library in another OS thread; addresses that are numbers are not.
+"""
+
+import os
+import socket as _standard
+import threading
+from collections.abc import Callable
+from socket import *  # noqa: F403  (constants and functions that do not wait)
+from socket import AddressFamily, SocketKind, SocketType
+from typing import Any, TypeVar
+
+from greenio._scheduler import current_fiber, park_here, running_scheduler, unpark_fiber
+from greenio._socket import SocketCore, set_socket_class
+
+Result = TypeVar("Result")
+Address = Any  # (host, port), (host, port, flowinfo, scope), or a path, by family
+
+_DEFAULT_TIMEOUT = object()
+
+__all__ = [*_standard.__all__]
+
+
+class _OutsideCall:
+    """A call in an OS thread of its own, and the fiber that waits for it."""
+
+    def __init__(self, fn: Callable[[], Any], what: str) -> None:
+        self.fn = fn
+        self.what = what
+        self.done = False
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.fiber = current_fiber()
+
+    def __repr__(self) -> str:
+        return self.what
+
+    def work(self) -> None:
+        try:
+            self.value = self.fn()
+        except BaseException as error:
+            self.error = error
+        self.done = True
+        unpark_fiber(self.fiber, self)
+
+
+def _in_thread(fn: Callable[[], Result], reason: str, what: str) -> Result:
+    """What fn() returns, called in another OS thread while this fiber is parked; here, if there are no fibers."""
+    scheduler = running_scheduler()
+    if scheduler is None:
+        return fn()
+    call = _OutsideCall(fn, what)
+    scheduler.outside_call(1)
+    try:
+        threading.Thread(target=call.work, name=f"greenio {what}", daemon=True).start()
+        while not call.done:
+            park_here(reason, call)
+    finally:
+        scheduler.outside_call(-1)
+    if call.error is not None:
+        raise call.error
+    return call.value
+
+
+def _is_numeric(host: Any) -> bool:
+    for family in (AddressFamily.AF_INET, AddressFamily.AF_INET6):
+        try:
+            _standard.inet_pton(family, host)
+            return True
+        except (OSError, TypeError, ValueError):
+            continue
+    return host in (None, "", "<broadcast>")
+
+
+def getaddrinfo(
+    host: bytes | str | None, port: bytes | str | int | None, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
+) -> list[tuple[AddressFamily, SocketKind, int, str, Any]]:
+    """As socket.getaddrinfo, in another OS thread while this fiber is parked, unless *host* is a number.
+
+    Raises:
+        gaierror: the name is not known.
+        Cancelled: this fiber was cancelled; the lookup goes on unheard.
+    """
+
+    def look_up() -> list[tuple[AddressFamily, SocketKind, int, str, Any]]:
+        return _standard.getaddrinfo(host, port, family, type, proto, flags)
+
+    if _is_numeric(host):
+        return look_up()
+    return _in_thread(look_up, "name resolution", f"lookup of {host!r}")
+
+
+class socket(SocketCore):
+    """A socket whose calls park the fiber; signatures and exceptions are those of socket.socket.
+
+    Args:
+        family, type, proto: as socket.socket; AF_INET, SOCK_STREAM and 0 unless given.
+        fileno: an open descriptor to use; family, type and proto are asked of it unless given. O_NONBLOCK is not set on it.
+    """
+
+    __slots__ = ("__weakref__",)
+
+    @property
+    def family(self) -> AddressFamily:
+        """The address family."""
+        return _as_enum(self._number_of("family"), AddressFamily)
+
+    @property
+    def type(self) -> SocketKind:
+        """The socket's kind, without flags."""
+        return _as_enum(self._number_of("type"), SocketKind)
+
+    def connect(self, address: Address) -> None:
+        """Connect to *address*, parking until it is settled.
+
+        Raises:
+            TimeoutError: the socket's timeout passed; Cancelled: this fiber was cancelled. The attempt may still be under way: close it.
+            OSError: as the system says (ConnectionRefusedError, …). gaierror: the name is not known.
+        """
+        error = self._connect(address)
+        if error:
+            raise OSError(error, os.strerror(error))
+
+    def connect_ex(self, address: Address) -> int:
+        """As connect, but returns the errno of a failure of the system's, 0 for none."""
+        try:
+            return self._connect(address)
+        except TimeoutError:
+            return _standard.errno.EAGAIN  # type: ignore[attr-defined]
+
+    def _connect(self, address: Address) -> int:
+        if self.family in (AddressFamily.AF_INET, AddressFamily.AF_INET6) and not _is_numeric(address[0]):
+            found = getaddrinfo(address[0], None, self.family, self.type, self.proto)
+            address = (found[0][4][0], *address[1:])
+        return self.connect_numeric(address)
+
+    def dup(self) -> "socket":
+        """A second socket on a copy of the descriptor; both are one connection."""
+        return _adopt(os.dup(self.fileno()), self)
+
+    def makefile(self, mode: str = "r", *args: Any, **keywords: Any) -> Any:
+        """A file on the socket, as socket.makefile; it parks as the socket does, and obeys its timeout."""
+        return _standard.socket.makefile(self, mode, *args, **keywords)  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        state = "[closed] " if self.fd < 0 else ""
+        text = f"<greenio.socket.socket {state}fd={self.fd}, family={self.family!s}, type={self.type!s}, proto={self.proto}"
+        if self.fd >= 0:
+            for name, ask in (("laddr", self.getsockname), ("raddr", self.getpeername)):
+                try:
+                    text += f", {name}={ask()}"
+                except OSError:
+                    continue
+        return text + ">"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a socket cannot be pickled")
+
+
+set_socket_class(socket)
+
+
+def _as_enum(number: int, kind: Callable[[int], Any]) -> Any:
+    try:
+        return kind(number)
+    except ValueError:
+        return number
+
+
+def _adopt(fd: int, like: Any) -> socket:
+    try:
+        return socket(int(like.family), int(like.type), int(like.proto), fileno=fd)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def create_connection(
+    address: tuple[str | None, int],
+    timeout: float | None | object = _DEFAULT_TIMEOUT,
+    source_address: tuple[str, int] | None = None,
+    *,
+    all_errors: bool = False,
+) -> socket:
+    """Connect to a TCP service: each address of the host in turn, until one answers. As socket.create_connection.
+
+    Args:
+        address: (host, port).
+        timeout: seconds for each attempt, and for the socket's calls afterwards; the default timeout unless given.
+        source_address: (host, port) to bind to first; "" and 0 leave it to the system.
+        all_errors: raise all failures as an ExceptionGroup instead of the last one.
+    Raises:
+        OSError, gaierror, TimeoutError: no address answered. Nothing is left open.
+    """
+    host, port = address
+    errors: list[Exception] = []
+    for family, kind, proto, _, target in getaddrinfo(host, port, 0, SocketKind.SOCK_STREAM):
+        made = None
+        try:
+            made = socket(family, kind, proto)
+            if timeout is not _DEFAULT_TIMEOUT:
+                made.settimeout(timeout)  # type: ignore[arg-type]
+            if source_address:
+                made.bind(source_address)
+            made.connect(target)
+            return made
+        except BaseException as error:
+            if made is not None:
+                made.close()
+            if not isinstance(error, OSError):
+                raise
+            errors.append(error)
+    try:
+        if not errors:
+            raise OSError(f"no address for {host!r}")
+        if all_errors:
+            raise ExceptionGroup("create_connection failed", errors)
+        raise errors[-1]
+    finally:
+        errors.clear()  # an error's traceback holds this list
+
+
+def create_server(
+    address: Address,
+    *,
+    family: int = AddressFamily.AF_INET,
+    backlog: int | None = None,
+    reuse_port: bool = False,
+    dualstack_ipv6: bool = False,
+) -> socket:
+    """A TCP socket that listens on *address*, as socket.create_server.
+
+    Args:
+        address: (host, port); port 0 takes a free one.
+        family: AF_INET or AF_INET6.
+        backlog: connections that may wait for accept; None: the system's choice.
+        reuse_port: let several processes listen on the port.
+        dualstack_ipv6: take IPv4 too, on AF_INET6.
+    Raises:
+        OSError: as bind says, with the address. ValueError: the arguments do not fit together. Nothing is left open.
+    """
+    if dualstack_ipv6:
+        if not _standard.has_dualstack_ipv6():
+            raise ValueError("dualstack_ipv6 not supported on this platform")
+        if family != AddressFamily.AF_INET6:
+            raise ValueError("dualstack_ipv6 requires AF_INET6 family")
+    made = socket(family, SocketKind.SOCK_STREAM)
+    try:
+        made.setsockopt(_standard.SOL_SOCKET, _standard.SO_REUSEADDR, 1)
+        if reuse_port:
+            made.setsockopt(_standard.SOL_SOCKET, _standard.SO_REUSEPORT, 1)
+        if family == AddressFamily.AF_INET6:
+            made.setsockopt(_standard.IPPROTO_IPV6, _standard.IPV6_V6ONLY, 0 if dualstack_ipv6 else 1)
+        try:
+            made.bind(address)
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror} (while attempting to bind on address {address!r})") from None
+        made.listen(*(() if backlog is None else (backlog,)))
+        return made
+    except BaseException:
+        made.close()
+        raise
+
+
+def socketpair(family: int | None = None, type: int = SocketKind.SOCK_STREAM, proto: int = 0) -> tuple[socket, socket]:
+    """Two connected sockets; Unix ones unless *family* says otherwise."""
+    pair = _standard.socketpair(AddressFamily.AF_UNIX if family is None else family, type, proto)
+    made: list[socket] = []
+    try:
+        for one in pair:
+            made.append(socket(int(one.family), int(one.type), one.proto, fileno=os.dup(one.fileno())))
+        return made[0], made[1]
+    except BaseException:
+        for other in made:
+            other.close()
+        raise
+    finally:
+        for one in pair:
+            one.close()
