@@ -143,7 +143,7 @@ cdef class Scheduler:
     cdef PyObject *current            # the fiber that runs, borrowed: alive
     cdef int until_look               # switches until timers and the poller are looked at
     cdef int budget                   # operations that may still complete without parking
-    cdef uint64_t turn_started        # processor ticks at the first of them; 0: none yet
+    cdef uint64_t turn_started        # processor ticks when the turn began, or at its first operation; 0: not known yet
     cdef uint64_t last_look           # processor ticks
     cdef Py_ssize_t io_waiting        # fibers parked for a descriptor
     cdef Py_ssize_t timer_count

@@ -87,6 +87,9 @@ cdef extern from * nogil:
 cdef enum:
     LOOK_EVERY = 64               # switches
     BUDGET = 32                   # operations
+    FETCH_FIBER = 12              # turns ahead: the fiber object
+    FETCH_STACK = 8               # the first line of its stopped stack, and with it the address translation
+    FETCH_REST = 4                # more of both
     CANCELS_BEFORE_WARNING = 1000
     RING_START = 64
     HEAP_START = 64
@@ -450,7 +453,6 @@ cdef class Fiber(BaseFiber):
         self.end()
         next = scheduler.next_ready(self.stack_bytes)
         scheduler.budget = BUDGET
-        scheduler.turn_started = 0
         (<Fiber>next).run_state = RUNNING
         scheduler.current = next
         scheduler.watched.switches += 1
@@ -842,14 +844,18 @@ cdef class Scheduler:
         cdef PyObject *next
         while True:
             self.until_look -= 1
-            if self.until_look <= 0 or (
-                    (self.timer_count or self.io_waiting) and greenio_ticks() - self.last_look > look_ticks):
+            self.turn_started = 0
+            if self.timer_count or self.io_waiting:
+                self.turn_started = greenio_ticks()
+                if self.until_look <= 0 or self.turn_started - self.last_look > look_ticks:
+                    self.look_around()
+            elif self.until_look <= 0:
                 self.look_around()
             if self.ring_head == self.ring_tail:
                 self.idle()
             next = self.ring[self.ring_head & self.ring_mask]
             self.ring_head += 1
-            if self.ring_tail - self.ring_head > 4:
+            if self.ring_tail - self.ring_head > FETCH_FIBER:
                 self.prefetch()
             if (<Fiber>next).core.started or (<Fiber>next).stack_bytes == own_stack_bytes:
                 return next
@@ -860,20 +866,22 @@ cdef class Scheduler:
                 self.fail_to_start(<Fiber>next, error)
 
     cdef inline void prefetch(self) noexcept:
-        # With many fibers each one's memory is cold. Fetch a fiber object four ahead, and what it points to three later.
-        cdef PyObject *next = self.ring[(self.ring_head + 3) & self.ring_mask]
-        cdef char *line
-        greenio_prefetch(<char *>next)
-        greenio_prefetch(<char *>next + 64)
-        next = self.ring[self.ring_head & self.ring_mask]
-        line = <char *>(<Fiber>next).core.context
+        # With many fibers each one's memory is cold, and in a page of its own. In three steps, because each finds its addresses by the
+        # one before, and because lines asked for together with a page's translation wait for it one by one.
+        cdef PyObject *later = self.ring[(self.ring_head + FETCH_FIBER) & self.ring_mask]
+        cdef char *line = <char *>later
         greenio_prefetch(line)
         greenio_prefetch(line + 64)
         greenio_prefetch(line + 128)
+        later = self.ring[(self.ring_head + FETCH_STACK) & self.ring_mask]
+        greenio_prefetch(<char *>(<Fiber>later).core.context)
+        greenio_prefetch(<char *>(<Fiber>later).core.thread_state)
+        later = self.ring[(self.ring_head + FETCH_REST) & self.ring_mask]
+        line = <char *>(<Fiber>later).core.context
+        greenio_prefetch(line + 64)
+        greenio_prefetch(line + 128)
         greenio_prefetch(line + 192)
-        greenio_prefetch(line + 256)
-        greenio_prefetch(line + 320)
-        greenio_prefetch(<char *>(<Fiber>next).core.thread_state)
+        greenio_prefetch(<char *>(<Fiber>later).core.thread_state + 64)
 
     cdef void fail_to_start(self, Fiber fiber, object exception) noexcept:
         fiber.raised = exception
@@ -889,7 +897,6 @@ cdef class Scheduler:
     cdef void switch_out(self, PyObject *me) noexcept:
         cdef PyObject *next = self.next_ready(0)
         self.budget = BUDGET
-        self.turn_started = 0
         (<Fiber>next).run_state = RUNNING
         if next is me:
             recover_stack(&(<Fiber>me).core)
@@ -943,11 +950,11 @@ cdef class Scheduler:
         return 0
 
     cdef void spend(self) noexcept:
-        cdef uint64_t ticks = greenio_ticks()
+        # The first one of a turn is what woke the fiber, as a rule, and is not worth a look at the time.
         self.budget -= 1
         if self.turn_started == 0:
-            self.turn_started = ticks
-        elif self.budget <= 0 or ticks - self.turn_started > ticks_per_ms:
+            self.turn_started = greenio_ticks()
+        elif self.budget < BUDGET - 1 and (self.budget <= 0 or greenio_ticks() - self.turn_started > ticks_per_ms):
             self.give_way()
 
     cdef int raise_interrupt(self, Fiber me) except -1:
