@@ -7,14 +7,15 @@ from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple
 
 from greenio._scheduler import Clock, Scheduler
+from greenio._switch import SWAP_LETS_GIL_GO
 from greenio.pollers import Poller
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
 
-# From CPython 3.12 on, PyThreadState_Swap lets go of the GIL for a moment at each switch, and a computing thread that takes it keeps
-# it for a whole switch interval. Figures in ARCHITECTURE.md, "The GIL at a switch".
-DEFAULT_SWITCH_INTERVAL = 0.0005 if sys.version_info >= (3, 12) else None
+# From CPython 3.12 on, a switch lets go of the GIL for a moment, and a computing thread that takes it keeps it for a whole
+# switch interval. Figures in ARCHITECTURE.md, "The GIL at a switch".
+DEFAULT_SWITCH_INTERVAL = 0.0005 if SWAP_LETS_GIL_GO else None
 
 _interval_lock = threading.Lock()
 _intervals: list[float] = []  # what each run asked for

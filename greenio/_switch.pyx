@@ -81,6 +81,7 @@ cdef extern from "overflow.h":
 cdef extern from "pystate/pystate.h":
     const size_t GREENIO_STACK_MIN_BYTES
     const int GREENIO_YELLOW_ZONE
+    const int GREENIO_SWAP_LETS_GIL_GO
     int greenio_pystate_init(int hide_stack_protection) except -1
     int greenio_pystate_new(greenio_stack *stack) except -1
     void greenio_pystate_enter(PyThreadState *leaving, PyThreadState *state, PyThreadState *signals)
@@ -454,6 +455,8 @@ GUARD_NAMES = {
     GREENIO_GUARD_CANARY: "canary",
 }
 MIN_STACK_BYTES = GREENIO_STACK_MIN_BYTES
+# Whether a switch lets the GIL go for a moment: another OS thread that waits for it takes it then.
+SWAP_LETS_GIL_GO = bool(GREENIO_SWAP_LETS_GIL_GO)
 
 
 def guard_kind():
