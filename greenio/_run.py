@@ -59,7 +59,7 @@ def run(
     if switch_interval is not None and not switch_interval > 0:
         raise ValueError(f"switch_interval must be > 0 seconds or None, not {switch_interval!r}")
     scheduler = Scheduler(clock, poller, stack_size)
-    scheduler.open()
+    scheduler._open()
     try:
         _shorten_switch_interval(switch_interval)
         try:
@@ -67,7 +67,7 @@ def run(
         finally:
             _restore_switch_interval(switch_interval)
     finally:
-        scheduler.close()
+        scheduler._close()
 
 
 def _run_main(scheduler: Scheduler, main: Callable[[*Arguments], Result], args: tuple[*Arguments]) -> Result:
@@ -79,9 +79,9 @@ def _run_main(scheduler: Scheduler, main: Callable[[*Arguments], Result], args: 
         error = raised
         raise
     finally:
-        scheduler.settle(result, error)
+        scheduler._settle(result, error)
         del error
-        scheduler.unwind()
+        scheduler._unwind()
 
 
 def _shorten_switch_interval(wanted: float | None) -> None:

@@ -100,7 +100,7 @@ cdef extern from "pystate/pystate.h":
     void greenio_pystate_before_exit(PyThreadState *state)
     int greenio_pystate_hears_signals(PyThreadState *state)
     size_t greenio_pystate_foreign_count(PyThreadState *own)
-    int greenio_pystate_forward_signals(PyThreadState *signals, PyThreadState **running) nogil
+    int greenio_pystate_forward_signals(PyThreadState *signals, volatile StatePointer *running) nogil
 
 cdef extern from *:
     """
@@ -399,7 +399,7 @@ cdef size_t foreign_states(PyThreadState *own) noexcept:
     return greenio_pystate_foreign_count(own)
 
 
-cdef int forward_signals(PyThreadState *signals, PyThreadState **running) noexcept nogil:
+cdef int forward_signals(PyThreadState *signals, volatile StatePointer *running) noexcept nogil:
     return greenio_pystate_forward_signals(signals, running)
 
 
@@ -449,7 +449,7 @@ cdef void trim_pool(size_t keep) noexcept:
         greenio_stack_discard(stack)
 
 
-GUARD_NAMES = {
+cdef dict guard_names = {
     GREENIO_GUARD_MADVISE: "madvise",
     GREENIO_GUARD_MPROTECT: "mprotect",
     GREENIO_GUARD_CANARY: "canary",
@@ -461,7 +461,7 @@ SWAP_LETS_GIL_GO = bool(GREENIO_SWAP_LETS_GIL_GO)
 
 def guard_kind():
     """The guard that a newly made stack gets: "madvise", "mprotect" or "canary"."""
-    return GUARD_NAMES[greenio_stack_guard_kind()]
+    return guard_names[greenio_stack_guard_kind()]
 
 
 def stack_classes():
@@ -480,7 +480,7 @@ def stack_classes():
             "slabs": stats.slabs, "reserved_bytes": stats.reserved_bytes,
             "acquired_total": stats.acquired_total, "reused_total": stats.reused_total,
             "given_back_total": stats.given_back_total,
-            "guards": {GUARD_NAMES[kind]: stats.guards[kind] for kind in range(3) if stats.guards[kind]},
+            "guards": {guard_names[kind]: stats.guards[kind] for kind in range(3) if stats.guards[kind]},
         })
     return rows
 
@@ -539,11 +539,11 @@ def _set_up():
     cdef int forced = -1
     greenio_pystate_init(os.environ.get("GREENIO_HIDE_STACK_PROTECTION") == "1")
     if wanted:
-        for kind, name in GUARD_NAMES.items():
+        for kind, name in guard_names.items():
             if name == wanted:
                 forced = kind
         if forced < 0:
-            raise ImportError(f"GREENIO_GUARD must be one of {', '.join(GUARD_NAMES.values())}, not {wanted!r}")
+            raise ImportError(f"GREENIO_GUARD must be one of {', '.join(guard_names.values())}, not {wanted!r}")
     if greenio_stack_init(GREENIO_YELLOW_ZONE, forced) < 0:
         raise ImportError(f"GREENIO_GUARD={wanted}: {strerror(errno).decode()}")
     size = os.environ.get("GREENIO_STACK_SIZE")
