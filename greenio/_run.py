@@ -10,8 +10,8 @@ from greenio._scheduler import Clock, Scheduler
 from greenio._switch import SWAP_LETS_GIL_GO
 from greenio.pollers import Poller
 
-Result = TypeVar("Result")
-Arguments = TypeVarTuple("Arguments")
+_Result = TypeVar("_Result")
+_Arguments = TypeVarTuple("_Arguments")
 
 # From CPython 3.12 on, a switch lets go of the GIL for a moment, and a computing thread that takes it keeps it for a whole
 # switch interval. Figures in ARCHITECTURE.md, "The GIL at a switch".
@@ -23,13 +23,13 @@ _interval_before = 0.0  # what the program had set
 
 
 def run(
-    main: Callable[[*Arguments], Result],
-    *args: *Arguments,
+    main: Callable[[*_Arguments], _Result],
+    *args: *_Arguments,
     stack_size: int | None = None,
     clock: Clock | None = None,
     poller: Poller | None = None,
     switch_interval: float | None = DEFAULT_SWITCH_INTERVAL,
-) -> Result:
+) -> _Result:
     """Call main(*args) as the main fiber of this OS thread, and let it spawn others; return what it returns.
 
     Main runs on the OS thread's own stack, in a copy of the current contextvars. When it ends, the fibers that are left are
@@ -70,7 +70,7 @@ def run(
         scheduler._close()
 
 
-def _run_main(scheduler: Scheduler, main: Callable[[*Arguments], Result], args: tuple[*Arguments]) -> Result:
+def _run_main(scheduler: Scheduler, main: Callable[[*_Arguments], _Result], args: tuple[*_Arguments]) -> _Result:
     result = error = None
     try:
         result = contextvars.copy_context().run(main, *args)

@@ -526,11 +526,11 @@ cdef class SocketCore:
         """The peer's address. OSError (ENOTCONN) without one."""
         return self._inner().getpeername()
 
-    def getsockopt(self, level, optname, *buflen):
+    def getsockopt(self, level, optname, /, *buflen):
         """As socket.getsockopt."""
         return self._inner().getsockopt(level, optname, *buflen)
 
-    def setsockopt(self, level, optname, *value):
+    def setsockopt(self, level, optname, /, *value):
         """As socket.setsockopt."""
         self._inner().setsockopt(level, optname, *value)
         if level == SOL_SOCKET and optname == SO_OOBINLINE:
