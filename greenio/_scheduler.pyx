@@ -25,7 +25,8 @@ from libc.stdlib cimport free, malloc, realloc
 
 from greenio._switch cimport (
     StatePointer, adopt_thread, after_fork, before_exit, before_fork, call_on_stack, checked_stack_bytes, foreign_states,
-    forget_after_fork, forget_pool_after_fork, forward_signals, hears_signals, prepare, recover_stack, switch_to, watch_overflow_handler)
+    forget_after_fork, forget_pool_after_fork, forward_signals, hears_signals, prepare, recover_stack,
+    switch_to, watch_overflow_handler)
 from greenio.pollers.poller cimport (
     FAILED, HANG_UP, PEER_CLOSED, READABLE, URGENT, WRITABLE)
 
@@ -192,7 +193,9 @@ def unpark_fiber(Fiber fiber not None, waiting_on):
 def park_here(str reason, object waiting_on, object timeout=None):
     """Park the current fiber until unpark_fiber names it and *waiting_on*; False when *timeout* seconds passed first.
 
-    Raises what interrupts it.
+    Raises:
+        Cancelled: this fiber was cancelled.
+        RuntimeError: no fibers run on this OS thread.
     """
     cdef Scheduler scheduler = current_scheduler_or_raise()
     return scheduler.park(reason, waiting_on, deadline_of(scheduler, timeout)) == WOKEN
@@ -205,6 +208,12 @@ cdef class Fiber(BaseFiber):
     """One callable that runs concurrently with others, on a stack and a Python thread state of its own.
 
     Made by `spawn`; the handle may be dropped, the fiber runs on. Its methods may be called from any fiber and any OS thread.
+    In annotations, Fiber[T] is one whose function returns a T.
+
+    Attributes:
+        id: unique in the process, in order of creation, from 1.
+        scheduler: the Scheduler that runs it.
+        stack_bytes: usable C stack in bytes; 0 for a main fiber, which has its OS thread's.
     """
 
     def __init__(self):
@@ -482,7 +491,14 @@ cdef object log():
 
 
 cdef class Watch(Entry):
-    """A descriptor, in one scheduler's poller, and the fibers that wait for it."""
+    """A descriptor, in one scheduler's poller, and the fibers that wait for it.
+
+    Attributes:
+        scheduler: the Scheduler whose fibers they are.
+        readable, writable: False when the last look found nothing to read, or no room, and no event has come since.
+        seen: every flag (READABLE, WRITABLE, …) that an event ever brought.
+        closed: whoever waits must not touch the descriptor any more.
+    """
 
     def __cinit__(self, int fd, Scheduler scheduler):
         self.scheduler = scheduler
@@ -580,7 +596,16 @@ cdef void close_signal_pipe(_SignalPipe pipe, bint ours) except *:
 
 
 cdef class Scheduler:
-    """What runs the fibers of one OS thread. Made by `run`; `spawn` may be called from any OS thread."""
+    """What runs the fibers of one OS thread. Made by `run`; `spawn` may be called from any OS thread, the rest by its own.
+
+    Attributes:
+        main: the fiber that run() was called in.
+        alive_count: fibers that have not ended, main among them.
+        closed: the run has ended; nothing can be spawned any more.
+        clock: the Clock that run was given, or None for CLOCK_MONOTONIC.
+        poller: the Poller that it waits in.
+        stack_bytes: usable C stack of a fiber that spawn gives no other size.
+    """
 
     def __cinit__(self):
         self.watched.wake_fd = -1
@@ -803,7 +828,7 @@ cdef class Scheduler:
             Py_DECREF(fiber)
 
     def fibers(self):
-        """Every fiber that has not ended, oldest first."""
+        """A list of the fibers that have not ended, oldest first."""
         cdef PyObject *link = self.alive
         found = []
         while link is not NULL:
@@ -814,7 +839,7 @@ cdef class Scheduler:
 
     @property
     def current_fiber(self):
-        """The fiber that runs."""
+        """The fiber that runs, or None before the run and after it."""
         return <Fiber>self.current if self.current is not NULL else None
 
     @property
@@ -1164,7 +1189,11 @@ cdef class Scheduler:
         return "\n".join(lines)
 
     def wait_all_parked(self):
-        """Park the current fiber until every other one is parked, and no descriptor that is waited for is ready."""
+        """Park the current fiber until every other one is parked, and no descriptor that is waited for is ready.
+
+        Raises:
+            Cancelled: this fiber was cancelled.
+        """
         cdef WaitNode node
         self.check()
         wait_append(&self.quiet_waiters, &node, self.current)
@@ -1333,10 +1362,10 @@ def spawn(fn, *args, name=None, stack_size=None):
         name: for dumps and logs; "fiber-" and the id unless given.
         stack_size: bytes of C stack, rounded up to a power of two; None: what run was given (256 KiB).
     Returns:
-        The Fiber.
+        The Fiber. If no stack is to be had when its turn comes, its result is a MemoryError.
     Raises:
         RuntimeError: no fibers run on this OS thread (see Scheduler.spawn).
-        TypeError, ValueError: *fn* is not callable; *stack_size* is out of bounds.
+        TypeError, ValueError: *fn* is not callable, *stack_size* is out of bounds. Nothing was spawned.
     """
     return current_scheduler_or_raise().make(fn, args, name, stack_size)
 
@@ -1361,6 +1390,7 @@ def yield_now():
 
     Raises:
         Cancelled: this fiber was cancelled.
+        RuntimeError: no fibers run on this OS thread.
     """
     cdef Scheduler scheduler = current_scheduler_or_raise()
     scheduler.check()
@@ -1372,6 +1402,7 @@ def checkpoint():
 
     Raises:
         Cancelled: this fiber was cancelled.
+        RuntimeError: no fibers run on this OS thread.
     """
     cdef Scheduler scheduler = current_scheduler_or_raise()
     scheduler.check()
@@ -1469,7 +1500,7 @@ def _end_other_runs():
 
 
 def live_schedulers():
-    """Every scheduler that is in run() now, of all OS threads."""
+    """A list of the schedulers that are in run() now, of all OS threads."""
     return list(live)
 
 

@@ -454,7 +454,7 @@ cdef class SocketCore:
         scheduler.spend()
         return accepted, peer
 
-    def connect_numeric(self, address):
+    def _connect_numeric(self, address):
         """Connect to an address whose host is a number already; returns 0 or an errno. Parks until it is settled."""
         cdef Scheduler scheduler = current_scheduler_or_raise()
         cdef WaitNode node

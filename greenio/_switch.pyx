@@ -139,6 +139,8 @@ cdef bint check_canaries = False   # some slot has no other guard
 
 
 cdef class BaseFiber:
+    """A fiber without a scheduler: greenio.Fiber is the one that runs."""
+
     def __cinit__(self):
         self.core.fiber = <PyObject *>self
 

@@ -201,7 +201,7 @@ class socket(SocketCore):
         if self.family in (AddressFamily.AF_INET, AddressFamily.AF_INET6) and not _is_numeric(address[0]):
             found = getaddrinfo(address[0], None, self.family, self.type, self.proto)
             address = (found[0][4][0], *address[1:])
-        return self.connect_numeric(address)
+        return self._connect_numeric(address)
 
     def dup(self) -> "socket":
         """A second socket on a copy of the descriptor; both are one connection."""
