@@ -9,17 +9,19 @@ from pytest_benchmark.fixture import BenchmarkFixture
 import greenio
 import greenio.socket
 
+Socket = socket.socket | greenio.socket.socket
+
 MESSAGE = bytes(1024)
 READ_BYTES = 64 * 1024
 ROUNDS, ITERATIONS = 30, 1_000
 
 
-def echo(end: socket.socket) -> None:
+def echo(end: Socket) -> None:
     while data := end.recv(READ_BYTES):
         end.sendall(data)
 
 
-def time_requests(benchmark: BenchmarkFixture, end: socket.socket) -> None:
+def time_requests(benchmark: BenchmarkFixture, end: Socket) -> None:
     def request() -> None:
         end.sendall(MESSAGE)
         end.recv(READ_BYTES)

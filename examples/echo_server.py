@@ -37,9 +37,9 @@ def accept_all(listener: socket.socket, handlers: set[greenio.Fiber]) -> None:
 
 def drain(handlers: set[greenio.Fiber], grace: float) -> None:
     waiting = list(handlers)
-    print(f"stopping: {len(waiting)} connections open, {grace:g} s for them", flush=True)
     deadline = greenio.current_time() + grace
     try:
+        print(f"stopping: {len(waiting)} connections open, {grace:g} s for them", flush=True)
         for handler in waiting:
             handler.join(max(0.0, deadline - greenio.current_time()))
     except (TimeoutError, KeyboardInterrupt):

@@ -7,14 +7,15 @@ from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple
 
 from greenio._scheduler import Clock, Scheduler
+from greenio._switch import SWAP_LETS_GIL_GO
 from greenio.pollers import Poller
 
-Result = TypeVar("Result")
-Arguments = TypeVarTuple("Arguments")
+_Result = TypeVar("_Result")
+_Arguments = TypeVarTuple("_Arguments")
 
-# From CPython 3.12 on, PyThreadState_Swap lets go of the GIL for a moment at each switch, and a computing thread that takes it keeps
-# it for a whole switch interval. Figures in ARCHITECTURE.md, "The GIL at a switch".
-DEFAULT_SWITCH_INTERVAL = 0.0005 if sys.version_info >= (3, 12) else None
+# From CPython 3.12 on, a switch lets go of the GIL for a moment, and a computing thread that takes it keeps it for a whole
+# switch interval. Figures in ARCHITECTURE.md, "The GIL at a switch".
+DEFAULT_SWITCH_INTERVAL = 0.0005 if SWAP_LETS_GIL_GO else None
 
 _interval_lock = threading.Lock()
 _intervals: list[float] = []  # what each run asked for
@@ -22,13 +23,13 @@ _interval_before = 0.0  # what the program had set
 
 
 def run(
-    main: Callable[[*Arguments], Result],
-    *args: *Arguments,
+    main: Callable[[*_Arguments], _Result],
+    *args: *_Arguments,
     stack_size: int | None = None,
     clock: Clock | None = None,
     poller: Poller | None = None,
     switch_interval: float | None = DEFAULT_SWITCH_INTERVAL,
-) -> Result:
+) -> _Result:
     """Call main(*args) as the main fiber of this OS thread, and let it spawn others; return what it returns.
 
     Main runs on the OS thread's own stack, in a copy of the current contextvars. When it ends, the fibers that are left are
@@ -58,7 +59,7 @@ def run(
     if switch_interval is not None and not switch_interval > 0:
         raise ValueError(f"switch_interval must be > 0 seconds or None, not {switch_interval!r}")
     scheduler = Scheduler(clock, poller, stack_size)
-    scheduler.open()
+    scheduler._open()
     try:
         _shorten_switch_interval(switch_interval)
         try:
@@ -66,10 +67,10 @@ def run(
         finally:
             _restore_switch_interval(switch_interval)
     finally:
-        scheduler.close()
+        scheduler._close()
 
 
-def _run_main(scheduler: Scheduler, main: Callable[[*Arguments], Result], args: tuple[*Arguments]) -> Result:
+def _run_main(scheduler: Scheduler, main: Callable[[*_Arguments], _Result], args: tuple[*_Arguments]) -> _Result:
     result = error = None
     try:
         result = contextvars.copy_context().run(main, *args)
@@ -78,9 +79,9 @@ def _run_main(scheduler: Scheduler, main: Callable[[*Arguments], Result], args: 
         error = raised
         raise
     finally:
-        scheduler.settle(result, error)
+        scheduler._settle(result, error)
         del error
-        scheduler.unwind()
+        scheduler._unwind()
 
 
 def _shorten_switch_interval(wanted: float | None) -> None:

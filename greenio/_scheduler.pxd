@@ -116,6 +116,10 @@ cdef class Fiber(BaseFiber):
     cdef PyObject *alive_next
     cdef PyObject *alive_previous
 
+    cdef int judge(self, Scheduler scheduler) except -1
+    cdef int call_back(self, object fn) except -1
+    cdef int log_failure(self) except -1
+    cdef object cancelled_error(self)
     cdef void end(self) noexcept
     cdef void remove_joiner(self, WaitNode *node) noexcept
 
@@ -170,7 +174,7 @@ cdef class Scheduler:
     cdef readonly size_t stack_bytes  # of a fiber that is not given another size
     cdef unsigned long os_thread      # ident
     cdef dict watches                 # Watch by descriptor: what is registered with the poller
-    cdef object signal_pipe           # SignalPipe, or None
+    cdef object signal_pipe           # _SignalPipe, or None
 
     # Park the current fiber. `reason` and `waiting_on` are for dumps. Returns WOKEN or TIMED_OUT; raises Cancelled or what was thrown in,
     # before parking or after: whoever waits takes itself off its WaitList then.
@@ -203,8 +207,14 @@ cdef class Scheduler:
     cdef void link(self, Fiber fiber) noexcept
     cdef void unlink(self, Fiber fiber) noexcept
     cdef void fail_to_start(self, Fiber fiber, object exception) noexcept
+    cdef bint is_deadlocked(self) except -1
     cdef object deadlock_text(self)
+    cdef int listen_for_signals(self) except -1
+    cdef int forget_thread(self) except -1
+    cdef void wake_joiners_of_main(self) noexcept
     cdef void become_only(self) noexcept
+    cdef int reopen(self) except -1
+    cdef int close_in_child(self) except -1
     cdef void end_forked_child(self, Fiber me) noexcept
     cdef inline void prefetch(self) noexcept
 

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import types
 import weakref
 
 cimport cython
@@ -23,8 +24,9 @@ from libc.stdint cimport INT64_MAX, UINT64_MAX
 from libc.stdlib cimport free, malloc, realloc
 
 from greenio._switch cimport (
-    adopt_thread, after_fork, before_exit, before_fork, call_on_stack, checked_stack_bytes, foreign_states, forget_after_fork,
-    forget_pool_after_fork, forward_signals, hears_signals, prepare, recover_stack, switch_to, watch_overflow_handler)
+    StatePointer, adopt_thread, after_fork, before_exit, before_fork, call_on_stack, checked_stack_bytes, foreign_states,
+    forget_after_fork, forget_pool_after_fork, forward_signals, hears_signals, prepare, recover_stack,
+    switch_to, watch_overflow_handler)
 from greenio.pollers.poller cimport (
     FAILED, HANG_UP, PEER_CLOSED, READABLE, URGENT, WRITABLE)
 
@@ -34,11 +36,15 @@ from greenio.pollers import DefaultPoller
 
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
-    PyObject *PyEval_GetFrame()
-    object PyFrame_GetCode(PyObject *frame)
-    int PyFrame_GetLasti(PyObject *frame)
-    int PyCode_Addr2Line(object code, int offset)
-    PyObject *PyThreadState_GetFrame(PyThreadState *state)
+    ctypedef struct PyFrameObject:
+        pass
+    ctypedef struct PyCodeObject:
+        pass
+    PyFrameObject *PyEval_GetFrame()
+    object PyFrame_GetCode "(PyObject *)PyFrame_GetCode"(PyFrameObject *frame)
+    int PyFrame_GetLasti(PyFrameObject *frame)
+    int PyCode_Addr2Line(PyCodeObject *code, int offset)
+    PyFrameObject *PyThreadState_GetFrame(PyThreadState *state)
     unsigned long PyThread_get_thread_ident()
     void Py_Exit(int status)
     const char *PyUnicode_AsUTF8(object text) except NULL
@@ -46,7 +52,7 @@ cdef extern from "Python.h":
 
 cdef extern from "monitor.h":
     struct greenio_monitor_hooks:
-        int (*forward_signals)(PyThreadState *signals, PyThreadState **running) noexcept nogil
+        int (*forward_signals)(PyThreadState *signals, volatile StatePointer *running) noexcept nogil
         void (*watch_overflow_handler)() noexcept nogil
     int greenio_monitor_asleep
     int greenio_monitor_add(greenio_watched *watched, const greenio_monitor_hooks *hooks)
@@ -187,23 +193,34 @@ def unpark_fiber(Fiber fiber not None, waiting_on):
 def park_here(str reason, object waiting_on, object timeout=None):
     """Park the current fiber until unpark_fiber names it and *waiting_on*; False when *timeout* seconds passed first.
 
-    Raises what interrupts it.
+    Raises:
+        Cancelled: this fiber was cancelled.
+        RuntimeError: no fibers run on this OS thread.
     """
     cdef Scheduler scheduler = current_scheduler_or_raise()
     return scheduler.park(reason, waiting_on, deadline_of(scheduler, timeout)) == WOKEN
 
 
-STATE_NAMES = {READY: "ready", RUNNING: "running", PARKED: "parked", DONE: "done"}
+cdef dict state_names = {READY: "ready", RUNNING: "running", PARKED: "parked", DONE: "done"}
 
 
 cdef class Fiber(BaseFiber):
     """One callable that runs concurrently with others, on a stack and a Python thread state of its own.
 
     Made by `spawn`; the handle may be dropped, the fiber runs on. Its methods may be called from any fiber and any OS thread.
+    In annotations, Fiber[T] is one whose function returns a T.
+
+    Attributes:
+        id: unique in the process, in order of creation, from 1.
+        scheduler: the Scheduler that runs it.
+        stack_bytes: usable C stack in bytes; 0 for a main fiber, which has its OS thread's.
     """
 
     def __init__(self):
         raise TypeError("fibers are made by greenio.spawn(fn, *args)")
+
+    # Fiber[int], in annotations: a fiber whose function returns an int.
+    __class_getitem__ = classmethod(types.GenericAlias)
 
     @property
     def name(self):
@@ -218,7 +235,7 @@ cdef class Fiber(BaseFiber):
     @property
     def state(self):
         """"ready", "running", "parked" or "done"."""
-        return STATE_NAMES[self.run_state]
+        return state_names[self.run_state]
 
     @property
     def ident(self):
@@ -239,19 +256,19 @@ cdef class Fiber(BaseFiber):
         """(file name, line number) of the spawn call, or None for a main fiber."""
         if self.spawn_code is None:
             return None
-        return self.spawn_code.co_filename, PyCode_Addr2Line(self.spawn_code, self.spawn_offset)
+        return self.spawn_code.co_filename, PyCode_Addr2Line(<PyCodeObject *>self.spawn_code, self.spawn_offset)
 
     @property
     def stack(self):
         """The Python calls it is in, outermost first, as a traceback.StackSummary; empty before its start and after its end."""
         import traceback
-        cdef PyObject *frame = NULL
+        cdef PyFrameObject *frame = NULL
         if self.core.thread_state is not NULL:
             frame = PyThreadState_GetFrame(self.core.thread_state)
         if frame is NULL:
             return traceback.StackSummary()
-        summary = traceback.extract_stack(<object>frame)
-        Py_XDECREF(frame)
+        summary = traceback.extract_stack(<object><PyObject *>frame)
+        Py_XDECREF(<PyObject *>frame)
         return summary
 
     def done(self):
@@ -296,7 +313,7 @@ cdef class Fiber(BaseFiber):
         cdef int64_t deadline_ns
         cdef int wake
         if scheduler is None:
-            self.join_from_thread(timeout)
+            self._join_from_thread(timeout)
             return
         scheduler.check()
         deadline_ns = deadline_of(scheduler, timeout)
@@ -325,7 +342,7 @@ cdef class Fiber(BaseFiber):
         if there is node:
             wait_remove(&self.joiners, node)
 
-    def join_from_thread(self, timeout):
+    def _join_from_thread(self, timeout):
         ended = threading.Event()
         self.add_done_callback(lambda fiber: ended.set())
         if not ended.wait(timeout):
@@ -360,7 +377,7 @@ cdef class Fiber(BaseFiber):
             raise self.cancelled_error() from self.raised
         return self.raised
 
-    def cancelled_error(self):
+    cdef object cancelled_error(self):
         from concurrent.futures import CancelledError
         return CancelledError(f"{self.name} was cancelled" + (
             "" if self.cancel_reason is None else f": {self.cancel_reason}"))
@@ -380,26 +397,28 @@ cdef class Fiber(BaseFiber):
         self.callbacks = [kept for kept in before if kept != fn]
         return len(before) - len(self.callbacks)
 
-    def call_back(self, fn):
+    cdef int call_back(self, object fn) except -1:
         try:
             fn(self)
         except Exception:
             log().exception("a done callback of %s raised: %r", self.name, fn)
+        return 0
 
     def __repr__(self):
         waits = self.waits_for
-        state = STATE_NAMES[self.run_state] if waits is None else f"parked: {waits[0]}"
+        state = state_names[self.run_state] if waits is None else f"parked: {waits[0]}"
         return f"<greenio.Fiber {self.id} {self.name!r} {state}>"
 
     def __del__(self):
         if self.raised is not None and not self.observed:
             self.log_failure()
 
-    def log_failure(self):
+    cdef int log_failure(self) except -1:
         self.observed = True
         file, line = self.spawned_at or ("?", 0)
         log().error("%s, spawned at %s:%d, failed and nobody asked for its result", self.name, file, line,
                     exc_info=self.raised)
+        return 0
 
     cdef void outcome_known(self) noexcept:
         cdef Scheduler scheduler = self.scheduler
@@ -420,8 +439,8 @@ cdef class Fiber(BaseFiber):
         except BaseException as error:
             scheduler.throw_into_main(error)
 
-    def judge(self, Scheduler scheduler):
-        """What the run makes of an exception that left the function."""
+    cdef int judge(self, Scheduler scheduler) except -1:
+        # What the run makes of an exception that left the function.
         if isinstance(self.raised, Cancelled):
             self.observed = True
         elif isinstance(self.raised, (SystemExit, KeyboardInterrupt)) and self is not scheduler.main:
@@ -431,6 +450,7 @@ cdef class Fiber(BaseFiber):
             scheduler.failed.append(weakref.ref(self))
             if len(scheduler.failed) > 1000:
                 scheduler.failed = [one for one in scheduler.failed if one() is not None and not (<Fiber>one()).observed]
+        return 0
 
     cdef void end(self) noexcept:
         cdef WaitNode *node = self.joiners.first
@@ -462,7 +482,7 @@ cdef class Fiber(BaseFiber):
         return &(<Fiber>next).core
 
 
-def log():
+cdef object log():
     import logging
     return logging.getLogger("greenio")
 
@@ -471,7 +491,14 @@ def log():
 
 
 cdef class Watch(Entry):
-    """A descriptor, in one scheduler's poller, and the fibers that wait for it."""
+    """A descriptor, in one scheduler's poller, and the fibers that wait for it.
+
+    Attributes:
+        scheduler: the Scheduler whose fibers they are.
+        readable, writable: False when the last look found nothing to read, or no room, and no event has come since.
+        seen: every flag (READABLE, WRITABLE, …) that an event ever brought.
+        closed: whoever waits must not touch the descriptor any more.
+    """
 
     def __cinit__(self, int fd, Scheduler scheduler):
         self.scheduler = scheduler
@@ -525,7 +552,7 @@ cdef void close_watch(int fd) noexcept:
         watch.unpark_everyone()
 
 
-cdef class SignalPipe(Entry):
+cdef class _SignalPipe(Entry):
     # Python's C-level signal handler writes a byte here, from whichever OS thread it runs on: so a signal ends the poller's wait
     # even if it came just before it.
     cdef object reader
@@ -541,7 +568,7 @@ cdef class SignalPipe(Entry):
 
 
 cdef object open_signal_pipe():
-    cdef SignalPipe pipe
+    cdef _SignalPipe pipe
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     other = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     if other != -1:
@@ -550,13 +577,13 @@ cdef object open_signal_pipe():
         os.close(reader)
         os.close(writer)
         return None
-    pipe = SignalPipe(reader)
+    pipe = _SignalPipe(reader)
     pipe.reader = reader
     pipe.writer = writer
     return pipe
 
 
-cdef void close_signal_pipe(SignalPipe pipe, bint ours) except *:
+cdef void close_signal_pipe(_SignalPipe pipe, bint ours) except *:
     if ours:
         present = signal.set_wakeup_fd(-1)
         if present not in (-1, pipe.writer):
@@ -569,7 +596,16 @@ cdef void close_signal_pipe(SignalPipe pipe, bint ours) except *:
 
 
 cdef class Scheduler:
-    """What runs the fibers of one OS thread. Made by `run`; `spawn` may be called from any OS thread."""
+    """What runs the fibers of one OS thread. Made by `run`; `spawn` may be called from any OS thread, the rest by its own.
+
+    Attributes:
+        main: the fiber that run() was called in.
+        alive_count: fibers that have not ended, main among them.
+        closed: the run has ended; nothing can be spawned any more.
+        clock: the Clock that run was given, or None for CLOCK_MONOTONIC.
+        poller: the Poller that it waits in.
+        stack_bytes: usable C stack of a fiber that spawn gives no other size.
+    """
 
     def __cinit__(self):
         self.watched.wake_fd = -1
@@ -595,7 +631,7 @@ cdef class Scheduler:
 
     # --- life
 
-    def open(self):
+    def _open(self):
         """Become the calling OS thread's scheduler, the caller its main fiber.
 
         Raises:
@@ -625,7 +661,7 @@ cdef class Scheduler:
         self.watched.wake_fd = self.poller.wake_fd
         if threading.main_thread().ident == self.os_thread and hears_signals(main.core.thread_state):
             self.watched.signals = main.core.thread_state
-            self.open_signal_pipe()
+            self.listen_for_signals()
         self.link(main)
         monitor_hooks.forward_signals = forward_signals
         monitor_hooks.watch_overflow_handler = watch_overflow_handler
@@ -639,20 +675,22 @@ cdef class Scheduler:
         Py_INCREF(self)
         greenio_scheduler_set(<void *>self)
 
-    def open_signal_pipe(self):
+    cdef int listen_for_signals(self) except -1:
         self.signal_pipe = open_signal_pipe()
         if self.signal_pipe is not None:
             self.poller.add(self.signal_pipe)
+        return 0
 
-    def forget_thread(self):
+    cdef int forget_thread(self) except -1:
         if self.signal_pipe is not None:
             self.poller.remove(self.signal_pipe)
             close_signal_pipe(self.signal_pipe, True)
             self.signal_pipe = None
         forget_overflow_thread()
         self.poller.close()
+        return 0
 
-    def unwind(self):
+    def _unwind(self):
         """Cancel every fiber but main and wait until they have ended; main only. Exceptions thrown at main come afterwards.
 
         Then logs failures that nobody has seen.
@@ -689,7 +727,7 @@ cdef class Scheduler:
         if fatal is not None:
             raise fatal
 
-    def settle(self, result, exception):
+    def _settle(self, result, exception):
         """Main has ended with this."""
         self.main.returned = result
         self.main.raised = exception
@@ -698,7 +736,7 @@ cdef class Scheduler:
         while self.main.callbacks:
             self.main.call_back(self.main.callbacks.pop(0))
 
-    def close(self):
+    def _close(self):
         """Leave the OS thread. Every fiber has ended, or its OS thread is gone."""
         cdef Fiber main = self.main
         if self.closed:
@@ -716,7 +754,7 @@ cdef class Scheduler:
         greenio_scheduler_set(NULL)
         Py_DECREF(self)
 
-    def wake_joiners_of_main(self):
+    cdef void wake_joiners_of_main(self) noexcept:
         cdef WaitNode *node = self.main.joiners.first
         while node is not NULL:
             unpark(<Fiber>node.fiber, WOKEN)
@@ -736,7 +774,7 @@ cdef class Scheduler:
 
     cdef Fiber make(self, object function, tuple arguments, object name, object stack_size):
         cdef Fiber fiber
-        cdef PyObject *frame
+        cdef PyFrameObject *frame
         if not callable(function):
             raise TypeError(f"spawn wants a callable and its arguments, not {function!r}")
         if self.closed:
@@ -790,7 +828,7 @@ cdef class Scheduler:
             Py_DECREF(fiber)
 
     def fibers(self):
-        """Every fiber that has not ended, oldest first."""
+        """A list of the fibers that have not ended, oldest first."""
         cdef PyObject *link = self.alive
         found = []
         while link is not NULL:
@@ -801,7 +839,7 @@ cdef class Scheduler:
 
     @property
     def current_fiber(self):
-        """The fiber that runs."""
+        """The fiber that runs, or None before the run and after it."""
         return <Fiber>self.current if self.current is not NULL else None
 
     @property
@@ -816,11 +854,7 @@ cdef class Scheduler:
         self.ring[self.ring_tail & self.ring_mask] = fiber
         self.ring_tail += 1
         if self.watched.waiting:
-            self.wake()
-
-    def wake(self):
-        """End the poller's wait. From any OS thread."""
-        self.poller.wake()
+            self.poller.wake()
 
     cdef int grow_ring(self) except -1:
         cdef size_t size = self.ring_mask + 1
@@ -1136,8 +1170,8 @@ cdef class Scheduler:
             PyErr_CheckSignals()
         return 0
 
-    def is_deadlocked(self):
-        """Whether nothing is left that could wake a fiber, given that none is ready and no timer, descriptor or call is waited for."""
+    cdef bint is_deadlocked(self) except -1:
+        # Whether nothing is left that could wake a fiber, given that none is ready and no timer, descriptor or call is waited for.
         if foreign_states(self.main.core.thread_state) > 0:
             return False
         for number in signal.valid_signals():
@@ -1155,7 +1189,11 @@ cdef class Scheduler:
         return "\n".join(lines)
 
     def wait_all_parked(self):
-        """Park the current fiber until every other one is parked, and no descriptor that is waited for is ready."""
+        """Park the current fiber until every other one is parked, and no descriptor that is waited for is ready.
+
+        Raises:
+            Cancelled: this fiber was cancelled.
+        """
         cdef WaitNode node
         self.check()
         wait_append(&self.quiet_waiters, &node, self.current)
@@ -1205,8 +1243,8 @@ cdef class Scheduler:
         self.watched.running = me.core.thread_state
         self.watched.signals = me.core.thread_state
 
-    def reopen(self):
-        """In a forked child: new kernel objects, the monitor again."""
+    cdef int reopen(self) except -1:
+        # In a forked child: new kernel objects, the monitor again.
         pipe = self.signal_pipe
         self.signal_pipe = None
         self.watches = {}
@@ -1214,29 +1252,31 @@ cdef class Scheduler:
         self.watched.wake_fd = self.poller.wake_fd
         if pipe is not None:
             close_signal_pipe(pipe, True)
-        self.open_signal_pipe()
+        self.listen_for_signals()
         greenio_monitor_add(&self.watched, &monitor_hooks)
+        return 0
 
     cdef void end_forked_child(self, Fiber me) noexcept:
         # The fiber that forked was not the main one, so no caller of run() is below it: its end is the process's.
         try:
             try:
-                self.unwind()
+                self._unwind()
             except BaseException as error:
                 if me.raised is None:
                     me.raised = error
             self.close_in_child()
-            call_on_stack(&me.core, BIG_STACK_BYTES, end_process, (me,))
+            call_on_stack(&me.core, BIG_STACK_BYTES, _end_process, (me,))
         except BaseException as error:
             log().critical("a forked child could not end as an interpreter does", exc_info=error)
         os._exit(1)
 
-    def close_in_child(self):
+    cdef int close_in_child(self) except -1:
         live.discard(self)
         self.closed = True
         greenio_monitor_remove(&self.watched)
         self.forget_thread()
         greenio_scheduler_set(NULL)
+        return 0
 
     # --- descriptors
 
@@ -1322,10 +1362,10 @@ def spawn(fn, *args, name=None, stack_size=None):
         name: for dumps and logs; "fiber-" and the id unless given.
         stack_size: bytes of C stack, rounded up to a power of two; None: what run was given (256 KiB).
     Returns:
-        The Fiber.
+        The Fiber. If no stack is to be had when its turn comes, its result is a MemoryError.
     Raises:
         RuntimeError: no fibers run on this OS thread (see Scheduler.spawn).
-        TypeError, ValueError: *fn* is not callable; *stack_size* is out of bounds.
+        TypeError, ValueError: *fn* is not callable, *stack_size* is out of bounds. Nothing was spawned.
     """
     return current_scheduler_or_raise().make(fn, args, name, stack_size)
 
@@ -1350,6 +1390,7 @@ def yield_now():
 
     Raises:
         Cancelled: this fiber was cancelled.
+        RuntimeError: no fibers run on this OS thread.
     """
     cdef Scheduler scheduler = current_scheduler_or_raise()
     scheduler.check()
@@ -1361,6 +1402,7 @@ def checkpoint():
 
     Raises:
         Cancelled: this fiber was cancelled.
+        RuntimeError: no fibers run on this OS thread.
     """
     cdef Scheduler scheduler = current_scheduler_or_raise()
     scheduler.check()
@@ -1385,7 +1427,7 @@ def on_big_stack(fn, *args):
     return call_on_stack(&(<Fiber>scheduler.current).core, BIG_STACK_BYTES, fn, args)
 
 
-def end_process(Fiber fiber not None):
+def _end_process(Fiber fiber not None):
     """End this process as an interpreter does whose script ended as *fiber* did."""
     cdef int status = 0
     error = fiber.raised
@@ -1405,7 +1447,7 @@ def end_process(Fiber fiber not None):
 # --- fork, and the interpreter's exit --------------------------------------------------------------------------------
 
 
-def before_fork_hook():
+def _before_fork_hook():
     cdef Scheduler scheduler = current_scheduler_or_none()
     global monitor_stopped
     greenio_monitor_stop()
@@ -1415,13 +1457,13 @@ def before_fork_hook():
         before_fork(&(<Fiber>scheduler.current).core)
 
 
-def after_fork_in_parent():
+def _after_fork_in_parent():
     cdef Scheduler scheduler = current_scheduler_or_none()
     if scheduler is not None:
         after_fork(&(<Fiber>scheduler.current).core)
 
 
-def after_fork_in_child():
+def _after_fork_in_child():
     cdef Scheduler scheduler = current_scheduler_or_none()
     cdef Scheduler other
     global monitor_stopped
@@ -1439,11 +1481,11 @@ def after_fork_in_child():
     scheduler.reopen()
 
 
-def end_other_runs():
+def _end_other_runs():
     """At the interpreter's exit: runs on daemon threads are cancelled, so that their fibers' finally blocks run."""
     import time
     cdef Scheduler scheduler
-    cdef int64_t patience = greenio_monotonic_ns() + EXIT_PATIENCE_MS * 1_000_000
+    cdef int64_t patience = greenio_monotonic_ns() + <int64_t>EXIT_PATIENCE_MS * 1_000_000
     for scheduler in list(live):
         if scheduler.os_thread != PyThread_get_thread_ident():
             scheduler.main.cancel("the interpreter exits")
@@ -1458,7 +1500,7 @@ def end_other_runs():
 
 
 def live_schedulers():
-    """Every scheduler that is in run() now, of all OS threads."""
+    """A list of the schedulers that are in run() now, of all OS threads."""
     return list(live)
 
 
@@ -1470,8 +1512,8 @@ def monitor_ticks():
 def _set_up():
     import atexit
     calibrate_ticks()
-    os.register_at_fork(before=before_fork_hook, after_in_parent=after_fork_in_parent, after_in_child=after_fork_in_child)
-    atexit.register(end_other_runs)
+    os.register_at_fork(before=_before_fork_hook, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+    atexit.register(_end_other_runs)
 
 
 _set_up()

@@ -454,7 +454,7 @@ cdef class SocketCore:
         scheduler.spend()
         return accepted, peer
 
-    def connect_numeric(self, address):
+    def _connect_numeric(self, address):
         """Connect to an address whose host is a number already; returns 0 or an errno. Parks until it is settled."""
         cdef Scheduler scheduler = current_scheduler_or_raise()
         cdef WaitNode node
@@ -526,11 +526,11 @@ cdef class SocketCore:
         """The peer's address. OSError (ENOTCONN) without one."""
         return self._inner().getpeername()
 
-    def getsockopt(self, level, optname, *buflen):
+    def getsockopt(self, level, optname, /, *buflen):
         """As socket.getsockopt."""
         return self._inner().getsockopt(level, optname, *buflen)
 
-    def setsockopt(self, level, optname, *value):
+    def setsockopt(self, level, optname, /, *value):
         """As socket.setsockopt."""
         self._inner().setsockopt(level, optname, *value)
         if level == SOL_SOCKET and optname == SO_OOBINLINE:

@@ -13,6 +13,7 @@ from cpython.ref cimport PyObject
 cdef extern from "Python.h":
     ctypedef struct PyThreadState:
         unsigned long thread_id
+    ctypedef PyThreadState *StatePointer "PyThreadState *"   # named, so that what points to it can be volatile
 
 cdef extern from "asm/context.h":
     struct greenio_context:
@@ -85,7 +86,7 @@ cdef void watch_overflow_handler() noexcept nogil
 # without the GIL, bring a signal that waits at `signals` to `running`. See pystate.h.
 cdef bint hears_signals(PyThreadState *state) noexcept
 cdef size_t foreign_states(PyThreadState *own) noexcept
-cdef int forward_signals(PyThreadState *signals, PyThreadState **running) noexcept nogil
+cdef int forward_signals(PyThreadState *signals, volatile StatePointer *running) noexcept nogil
 
 # Around fork, for the fiber that forks; and before a forked child ends on a fiber's stack.
 cdef void before_fork(FiberCore *core) noexcept

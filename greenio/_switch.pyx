@@ -81,6 +81,7 @@ cdef extern from "overflow.h":
 cdef extern from "pystate/pystate.h":
     const size_t GREENIO_STACK_MIN_BYTES
     const int GREENIO_YELLOW_ZONE
+    const int GREENIO_SWAP_LETS_GIL_GO
     int greenio_pystate_init(int hide_stack_protection) except -1
     int greenio_pystate_new(greenio_stack *stack) except -1
     void greenio_pystate_enter(PyThreadState *leaving, PyThreadState *state, PyThreadState *signals)
@@ -99,7 +100,7 @@ cdef extern from "pystate/pystate.h":
     void greenio_pystate_before_exit(PyThreadState *state)
     int greenio_pystate_hears_signals(PyThreadState *state)
     size_t greenio_pystate_foreign_count(PyThreadState *own)
-    int greenio_pystate_forward_signals(PyThreadState *signals, PyThreadState **running) nogil
+    int greenio_pystate_forward_signals(PyThreadState *signals, volatile StatePointer *running) nogil
 
 cdef extern from *:
     """
@@ -138,6 +139,8 @@ cdef bint check_canaries = False   # some slot has no other guard
 
 
 cdef class BaseFiber:
+    """A fiber without a scheduler: greenio.Fiber is the one that runs."""
+
     def __cinit__(self):
         self.core.fiber = <PyObject *>self
 
@@ -398,7 +401,7 @@ cdef size_t foreign_states(PyThreadState *own) noexcept:
     return greenio_pystate_foreign_count(own)
 
 
-cdef int forward_signals(PyThreadState *signals, PyThreadState **running) noexcept nogil:
+cdef int forward_signals(PyThreadState *signals, volatile StatePointer *running) noexcept nogil:
     return greenio_pystate_forward_signals(signals, running)
 
 
@@ -448,17 +451,19 @@ cdef void trim_pool(size_t keep) noexcept:
         greenio_stack_discard(stack)
 
 
-GUARD_NAMES = {
+cdef dict guard_names = {
     GREENIO_GUARD_MADVISE: "madvise",
     GREENIO_GUARD_MPROTECT: "mprotect",
     GREENIO_GUARD_CANARY: "canary",
 }
 MIN_STACK_BYTES = GREENIO_STACK_MIN_BYTES
+# Whether a switch lets the GIL go for a moment: another OS thread that waits for it takes it then.
+SWAP_LETS_GIL_GO = bool(GREENIO_SWAP_LETS_GIL_GO)
 
 
 def guard_kind():
     """The guard that a newly made stack gets: "madvise", "mprotect" or "canary"."""
-    return GUARD_NAMES[greenio_stack_guard_kind()]
+    return guard_names[greenio_stack_guard_kind()]
 
 
 def stack_classes():
@@ -477,7 +482,7 @@ def stack_classes():
             "slabs": stats.slabs, "reserved_bytes": stats.reserved_bytes,
             "acquired_total": stats.acquired_total, "reused_total": stats.reused_total,
             "given_back_total": stats.given_back_total,
-            "guards": {GUARD_NAMES[kind]: stats.guards[kind] for kind in range(3) if stats.guards[kind]},
+            "guards": {guard_names[kind]: stats.guards[kind] for kind in range(3) if stats.guards[kind]},
         })
     return rows
 
@@ -536,11 +541,11 @@ def _set_up():
     cdef int forced = -1
     greenio_pystate_init(os.environ.get("GREENIO_HIDE_STACK_PROTECTION") == "1")
     if wanted:
-        for kind, name in GUARD_NAMES.items():
+        for kind, name in guard_names.items():
             if name == wanted:
                 forced = kind
         if forced < 0:
-            raise ImportError(f"GREENIO_GUARD must be one of {', '.join(GUARD_NAMES.values())}, not {wanted!r}")
+            raise ImportError(f"GREENIO_GUARD must be one of {', '.join(guard_names.values())}, not {wanted!r}")
     if greenio_stack_init(GREENIO_YELLOW_ZONE, forced) < 0:
         raise ImportError(f"GREENIO_GUARD={wanted}: {strerror(errno).decode()}")
     size = os.environ.get("GREENIO_STACK_SIZE")

@@ -32,6 +32,7 @@ def sleep_until(deadline):
     Raises:
         ValueError: *deadline* is not a number.
         Cancelled: this fiber was cancelled.
+        RuntimeError: no fibers run on this OS thread.
     """
     cdef Scheduler scheduler = current_scheduler_or_raise()
     cdef double moment = deadline
@@ -45,5 +46,9 @@ def sleep_until(deadline):
 
 
 def current_time():
-    """Now on the scheduler's clock, in seconds from a fixed moment (CLOCK_MONOTONIC unless replaced)."""
+    """Now on the scheduler's clock, in seconds from a fixed moment (CLOCK_MONOTONIC unless replaced).
+
+    Raises:
+        RuntimeError: no fibers run on this OS thread.
+    """
     return current_scheduler_or_raise().now() / 1e9

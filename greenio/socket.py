@@ -1,26 +1,45 @@
 """The standard socket module's names, for fibers: calls park instead of blocking the OS thread.
 
-So far stream sockets: the class, create_connection, create_server, socketpair, getaddrinfo, and the constants. A name is looked up
-by the standard library in another OS thread; addresses that are numbers are not.
+So far stream sockets: the class and what makes one, lookups of names, and the constants. A name is looked up by the standard
+library in another OS thread; addresses that are numbers are not.
 """
 
+import errno
 import os
 import socket as _standard
 import threading
 from collections.abc import Callable
-from socket import *  # noqa: F403  (constants and functions that do not wait)
-from socket import AddressFamily, SocketKind, SocketType
 from typing import Any, TypeVar
 
 from greenio._scheduler import current_fiber, park_here, running_scheduler, unpark_fiber
 from greenio._socket import SocketCore, set_socket_class
+from greenio._socket_names import *  # noqa: F403
+from greenio._socket_names import NI_NUMERICHOST, AddressFamily, SocketKind
+from greenio._socket_names import __all__ as __all__
 
 Result = TypeVar("Result")
 Address = Any  # (host, port), (host, port, flowinfo, scope), or a path, by family
 
 _DEFAULT_TIMEOUT = object()
 
-__all__ = [*_standard.__all__]
+__all__ = __all__.copy()
+__all__ += [
+    "SocketType",
+    "close",
+    "create_connection",
+    "create_server",
+    "fromfd",
+    "getaddrinfo",
+    "getfqdn",
+    "gethostbyaddr",
+    "gethostbyname",
+    "gethostbyname_ex",
+    "getnameinfo",
+    "socket",
+    "socketpair",
+]
+
+SocketType = SocketCore
 
 
 class _OutsideCall:
@@ -61,7 +80,8 @@ def _in_thread(fn: Callable[[], Result], reason: str, what: str) -> Result:
         scheduler.outside_call(-1)
     if call.error is not None:
         raise call.error
-    return call.value
+    value: Result = call.value
+    return value
 
 
 def _is_numeric(host: Any) -> bool:
@@ -75,7 +95,12 @@ def _is_numeric(host: Any) -> bool:
 
 
 def getaddrinfo(
-    host: bytes | str | None, port: bytes | str | int | None, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
+    host: bytes | str | None,
+    port: bytes | str | int | None,
+    family: int = 0,
+    type: int = 0,
+    proto: int = 0,
+    flags: int = 0,
 ) -> list[tuple[AddressFamily, SocketKind, int, str, Any]]:
     """As socket.getaddrinfo, in another OS thread while this fiber is parked, unless *host* is a number.
 
@@ -85,11 +110,51 @@ def getaddrinfo(
     """
 
     def look_up() -> list[tuple[AddressFamily, SocketKind, int, str, Any]]:
-        return _standard.getaddrinfo(host, port, family, type, proto, flags)
+        found: list[Any] = _standard.getaddrinfo(host, port, family, type, proto, flags)
+        return found
 
     if _is_numeric(host):
         return look_up()
     return _in_thread(look_up, "name resolution", f"lookup of {host!r}")
+
+
+def gethostbyname(hostname: str) -> str:
+    """The IPv4 address of a host, as text. Looked up as by getaddrinfo, with its exceptions."""
+    if _is_numeric(hostname):
+        return _standard.gethostbyname(hostname)
+    return _in_thread(lambda: _standard.gethostbyname(hostname), "name resolution", f"lookup of {hostname!r}")
+
+
+def gethostbyname_ex(hostname: str) -> tuple[str, list[str], list[str]]:
+    """(name, other names, IPv4 addresses) of a host. Looked up as by getaddrinfo, with its exceptions."""
+    return _in_thread(lambda: _standard.gethostbyname_ex(hostname), "name resolution", f"lookup of {hostname!r}")
+
+
+def gethostbyaddr(ip_address: str) -> tuple[str, list[str], list[str]]:
+    """(name, other names, addresses) of the host with this address, by name resolution in another OS thread.
+
+    Raises:
+        herror, gaierror: no name is known, or the address is none.
+        Cancelled: this fiber was cancelled; the lookup goes on unheard.
+    """
+    return _in_thread(lambda: _standard.gethostbyaddr(ip_address), "name resolution", f"lookup of {ip_address!r}")
+
+
+def getfqdn(name: str = "") -> str:
+    """The full name of a host, of this one unless given; *name* itself if none is known. In another OS thread."""
+    return _in_thread(lambda: _standard.getfqdn(name), "name resolution", f"lookup of {name!r}")
+
+
+def getnameinfo(sockaddr: Any, flags: int) -> tuple[str, str]:
+    """(host, port) as text for an address, as socket.getnameinfo; in another OS thread unless NI_NUMERICHOST is among *flags*.
+
+    Raises:
+        gaierror: no name is known, with NI_NAMEREQD; the address is none.
+        Cancelled: this fiber was cancelled; the lookup goes on unheard.
+    """
+    if flags & NI_NUMERICHOST:
+        return _standard.getnameinfo(sockaddr, flags)
+    return _in_thread(lambda: _standard.getnameinfo(sockaddr, flags), "name resolution", f"lookup of {sockaddr!r}")
 
 
 class socket(SocketCore):
@@ -105,18 +170,20 @@ class socket(SocketCore):
     @property
     def family(self) -> AddressFamily:
         """The address family."""
-        return _as_enum(self._number_of("family"), AddressFamily)
+        family: AddressFamily = _as_enum(self._number_of("family"), AddressFamily)
+        return family
 
     @property
     def type(self) -> SocketKind:
         """The socket's kind, without flags."""
-        return _as_enum(self._number_of("type"), SocketKind)
+        kind: SocketKind = _as_enum(self._number_of("type"), SocketKind)
+        return kind
 
     def connect(self, address: Address) -> None:
         """Connect to *address*, parking until it is settled.
 
         Raises:
-            TimeoutError: the socket's timeout passed; Cancelled: this fiber was cancelled. The attempt may still be under way: close it.
+            TimeoutError, Cancelled: the socket's timeout passed; this fiber was cancelled. The attempt may be under way still: close.
             OSError: as the system says (ConnectionRefusedError, …). gaierror: the name is not known.
         """
         error = self._connect(address)
@@ -128,21 +195,22 @@ class socket(SocketCore):
         try:
             return self._connect(address)
         except TimeoutError:
-            return _standard.errno.EAGAIN  # type: ignore[attr-defined]
+            return errno.EAGAIN
 
     def _connect(self, address: Address) -> int:
         if self.family in (AddressFamily.AF_INET, AddressFamily.AF_INET6) and not _is_numeric(address[0]):
             found = getaddrinfo(address[0], None, self.family, self.type, self.proto)
             address = (found[0][4][0], *address[1:])
-        return self.connect_numeric(address)
+        return self._connect_numeric(address)
 
     def dup(self) -> "socket":
         """A second socket on a copy of the descriptor; both are one connection."""
-        return _adopt(os.dup(self.fileno()), self)
+        return fromfd(self.fileno(), self.family, self.type, self.proto)
 
     def makefile(self, mode: str = "r", *args: Any, **keywords: Any) -> Any:
         """A file on the socket, as socket.makefile; it parks as the socket does, and obeys its timeout."""
-        return _standard.socket.makefile(self, mode, *args, **keywords)  # type: ignore[arg-type]
+        makefile: Any = _standard.socket.makefile  # made for its own class; asks for no more than ours has
+        return makefile(self, mode, *args, **keywords)
 
     def __repr__(self) -> str:
         state = "[closed] " if self.fd < 0 else ""
@@ -169,17 +237,32 @@ def _as_enum(number: int, kind: Callable[[int], Any]) -> Any:
         return number
 
 
-def _adopt(fd: int, like: Any) -> socket:
+def fromfd(fd: int, family: int, type: int, proto: int = 0) -> socket:
+    """A socket on a copy of the descriptor *fd*, which stays open. O_NONBLOCK is not set on it.
+
+    Raises:
+        OSError: *fd* is no open socket. Nothing is left open.
+    """
+    copy = os.dup(fd)
     try:
-        return socket(int(like.family), int(like.type), int(like.proto), fileno=fd)
+        return socket(int(family), int(type), int(proto), fileno=copy)
     except BaseException:
-        os.close(fd)
+        os.close(copy)
         raise
+
+
+def close(fd: int) -> None:
+    """Close a socket's descriptor; who waits on it gets OSError (EBADF). A socket object that has it does not know: detach it first.
+
+    Raises:
+        OSError: *fd* is no open socket.
+    """
+    socket(fileno=fd).close()
 
 
 def create_connection(
     address: tuple[str | None, int],
-    timeout: float | None | object = _DEFAULT_TIMEOUT,
+    timeout: float | object | None = _DEFAULT_TIMEOUT,
     source_address: tuple[str, int] | None = None,
     *,
     all_errors: bool = False,
@@ -266,16 +349,11 @@ def create_server(
 
 def socketpair(family: int | None = None, type: int = SocketKind.SOCK_STREAM, proto: int = 0) -> tuple[socket, socket]:
     """Two connected sockets; Unix ones unless *family* says otherwise."""
-    pair = _standard.socketpair(AddressFamily.AF_UNIX if family is None else family, type, proto)
-    made: list[socket] = []
-    try:
-        for one in pair:
-            made.append(socket(int(one.family), int(one.type), one.proto, fileno=os.dup(one.fileno())))
-        return made[0], made[1]
-    except BaseException:
-        for other in made:
-            other.close()
-        raise
-    finally:
-        for one in pair:
-            one.close()
+    one, other = _standard.socketpair(AddressFamily.AF_UNIX if family is None else family, type, proto)
+    with one, other:
+        made = fromfd(one.fileno(), one.family, one.type, one.proto)
+        try:
+            return made, fromfd(other.fileno(), other.family, other.type, other.proto)
+        except BaseException:
+            made.close()
+            raise

@@ -112,8 +112,7 @@ def run(workdir):
         child = subprocess.run(
             _command(workdir, script),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             timeout=timeout,
             check=False,

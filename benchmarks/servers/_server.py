@@ -6,6 +6,7 @@ read.  It serves until it is killed.
 """
 
 import socket
+from typing import Any
 
 HOST = "127.0.0.1"
 READ_BYTES = 64 * 1024
@@ -17,6 +18,6 @@ def announce(address: tuple[str, int]) -> None:
     print(address[1], flush=True)
 
 
-def set_no_delay(connection: socket.socket) -> None:
-    """Send small replies at once."""
+def set_no_delay(connection: Any) -> None:
+    """Send small replies at once. *connection*: a socket of any of the contenders."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -13,4 +13,5 @@ cdef extern from "<sys/epoll.h>" nogil:
 cdef class EpollPoller(Poller):
     cdef int epoll_fd                  # -1 once closed
     cdef epoll_event *events           # room for one call's events
+    cdef int open_descriptors(self) except -1
     cdef void close_descriptors(self) noexcept

@@ -93,10 +93,9 @@ cdef class EpollPoller(Poller):
         self.events = <epoll_event *>malloc(ROOM * sizeof(epoll_event))
         if self.events is NULL:
             raise MemoryError()
-        self.open()
+        self.open_descriptors()
 
-    def open(self):
-        """Make the kernel's objects anew. Raises OSError."""
+    cdef int open_descriptors(self) except -1:
         cdef epoll_event event
         self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll_fd < 0:
@@ -106,6 +105,7 @@ cdef class EpollPoller(Poller):
         event.data.u64 = WAKE
         if self.wake_fd < 0 or epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, self.wake_fd, &event) < 0:
             PyErr_SetFromErrno(OSError)
+        return 0
 
     def __dealloc__(self):
         self.close_descriptors()
@@ -187,5 +187,5 @@ cdef class EpollPoller(Poller):
         # Closing comes first: the epoll instance is the parent's too, and must not hear of the child.
         self.forget_all()
         self.close_descriptors()
-        self.open()
+        self.open_descriptors()
         return 0

@@ -3,7 +3,11 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
 cdef class Entry:
-    """One descriptor in one poller; a subclass says what happens when it is ready."""
+    """One descriptor in one poller; a subclass says what happens when it is ready.
+
+    Attributes:
+        fd: the descriptor, or -1 once it was removed.
+    """
 
     def __cinit__(self, int fd, *args):
         if fd < 0:
@@ -11,11 +15,17 @@ cdef class Entry:
         self.fd = fd
 
     cpdef int ready(self, int flags) except -1:
+        """Called by the poller's wait, on its OS thread: readiness changed to *flags* (READABLE, …: an edge, not a state)."""
         return 0
 
 
 cdef class Poller:
-    """Base of the pollers. On its own it has the table and no kernel: for tests that script readiness."""
+    """Base of the pollers. On its own it has the table and no kernel: for tests that script readiness.
+
+    Attributes:
+        registered: how many entries it has.
+        wake_fd: an eventfd: eight bytes written here wake, without the GIL; -1 if it has none.
+    """
 
     def __cinit__(self):
         self.wake_fd = -1
@@ -24,22 +34,38 @@ cdef class Poller:
         free(self.table)
 
     cpdef int add(self, Entry entry) except -1:
+        """Register entry.fd, edge-triggered, for both directions; the entry is told at once if it is ready already.
+
+        Raises:
+            OSError, ValueError: the kernel refused, the descriptor is registered already. Nothing has changed.
+        """
         return self.put(entry)
 
     cpdef int remove(self, Entry entry) except -1:
+        """Take *entry* out, before its descriptor is closed: it is told nothing any more. One that is out stays out."""
         return self.take(entry)
 
     cpdef Py_ssize_t wait(self, int64_t timeout_ns) except -1:
+        """Tell the entries what has happened, waiting for it if nothing has.
+
+        Args:
+            timeout_ns: the longest wait; 0 does not wait, below 0 waits for ever. The GIL is let go only to wait.
+        Returns:
+            How many events came; 0 also when woken, or interrupted by a signal.
+        """
         raise NotImplementedError("a poller must say how it waits")
 
     cpdef int wake(self) except -1:
+        """End a wait that is under way, or the next one. From any OS thread."""
         return 0
 
     cpdef int close(self) except -1:
+        """Forget every entry and give the kernel's objects back. Again: does nothing."""
         self.forget_all()
         return 0
 
     cpdef int after_fork(self) except -1:
+        """In a forked child: forget what was registered, and start anew without a word to the parent's kernel object."""
         self.forget_all()
         return 0
 
