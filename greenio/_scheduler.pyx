@@ -150,15 +150,17 @@ cdef Scheduler current_scheduler_or_raise():
 cdef int64_t deadline_of(Scheduler scheduler, object timeout) except? -2:
     cdef double seconds
     cdef double wait_ns
+    cdef int64_t now_ns
     if timeout is None:
         return NEVER
     seconds = timeout
     if not seconds >= 0:
         raise ValueError(f"a timeout is >= 0 seconds or None, not {timeout!r}")
     wait_ns = seconds * 1e9
-    if wait_ns >= 9e18:
+    now_ns = scheduler.now()
+    if wait_ns >= 9e18 - now_ns:
         return NEVER
-    return scheduler.now() + <int64_t>wait_ns
+    return now_ns + <int64_t>wait_ns
 
 
 # --- fibers ----------------------------------------------------------------------------------------------------------
