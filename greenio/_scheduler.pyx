@@ -208,8 +208,9 @@ cdef class Fiber(BaseFiber):
 
     @name.setter
     def name(self, str name not None):
+        cdef const char *report_name = PyUnicode_AsUTF8(name)
         self.given_name = name
-        self.report_name = PyUnicode_AsUTF8(name)
+        self.report_name = report_name
 
     @property
     def state(self):
