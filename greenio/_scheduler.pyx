@@ -312,7 +312,8 @@ cdef class Fiber(BaseFiber):
             raise
         if wake == TIMED_OUT:
             self.remove_joiner(&node)
-            raise TimeoutError(f"{self.name} has not ended within {timeout} seconds")
+            if not self.outcome:  # it may have ended at the same moment
+                raise TimeoutError(f"{self.name} has not ended within {timeout} seconds")
 
     cdef void remove_joiner(self, WaitNode *node) noexcept:
         # end() empties the list before the joiners run; a node is in it as long as end() has not come.
