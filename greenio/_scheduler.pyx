@@ -324,9 +324,20 @@ cdef class Fiber(BaseFiber):
             wait_remove(&self.joiners, node)
 
     def join_from_thread(self, timeout):
+        cdef double seconds = 0 if timeout is None else timeout
+        if not seconds >= 0:
+            raise ValueError(f"a timeout is >= 0 seconds or None, not {timeout!r}")
         ended = threading.Event()
-        self.add_done_callback(lambda fiber: ended.set())
-        if not ended.wait(timeout):
+
+        def tell(fiber):
+            ended.set()
+
+        self.add_done_callback(tell)
+        try:
+            ended.wait(None if timeout is None else min(seconds, threading.TIMEOUT_MAX))
+        finally:
+            self.remove_done_callback(tell)
+        if not self.outcome:
             raise TimeoutError(f"{self.name} has not ended within {timeout} seconds")
 
     def result(self, timeout=None):
