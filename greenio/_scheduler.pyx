@@ -915,6 +915,8 @@ cdef class Scheduler:
 
     cdef int park(self, object reason, object waiting_on, int64_t deadline_ns) except -1:
         cdef Fiber me = <Fiber>self.current
+        cdef int wake
+        cdef unsigned char outer_wake = me.wake
         if self.hosting:
             raise RuntimeError(
                 f"a signal handler cannot wait ({reason}): no fiber runs, it was called on top of the idle loop; "
@@ -928,10 +930,13 @@ cdef class Scheduler:
         me.parked_ns = self.seen_ns
         me.run_state = PARKED
         self.switch_out(<PyObject *>me)
+        # A destructor on the way back (of what the fiber before left behind) may have parked too: it put ours back.
+        wake = me.wake
+        me.wake = outer_wake
         me.waiting_on = None
-        if me.wake == INTERRUPTED:
+        if wake == INTERRUPTED:
             self.raise_interrupt(me)
-        return me.wake
+        return wake
 
     cdef void give_way(self) noexcept:
         cdef PyObject *me = self.current
