@@ -269,14 +269,14 @@ cdef class Fiber(BaseFiber):
         Returns:
             False if it had ended already, else True.
         """
-        if self.outcome:
-            return False
-        if not self.interrupts & CANCELLED:
-            self.cancel_reason = reason
-            self.interrupts |= CANCELLED
-        if not self.shield:
-            unpark(self, INTERRUPTED)
-        return True
+        # Also one that has ended but for its done callbacks and destructors: they may park, and must not hold up the run's end.
+        if self.run_state != DONE:
+            if not self.interrupts & CANCELLED:
+                self.cancel_reason = reason
+                self.interrupts |= CANCELLED
+            if not self.shield:
+                unpark(self, INTERRUPTED)
+        return not self.outcome
 
     def join(self, timeout=None):
         """Wait until it has ended, however it did. Parks the calling fiber, or blocks an OS thread without fibers.
@@ -395,6 +395,16 @@ cdef class Fiber(BaseFiber):
         except Exception:
             log().exception("a done callback of %s raised: %r", self.name, fn)
 
+    def call_all_back(self):
+        cdef Scheduler scheduler = self.scheduler
+        while self.callbacks:
+            try:
+                self.call_back(self.callbacks.pop(0))
+            except Cancelled:
+                pass
+            except BaseException as error:
+                scheduler.throw_into_main(error)
+
     def __repr__(self):
         waits = self.waits_for
         state = STATE_NAMES[self.run_state] if waits is None else f"parked: {waits[0]}"
@@ -416,8 +426,7 @@ cdef class Fiber(BaseFiber):
         try:
             if self.raised is not None:
                 self.judge(scheduler)
-            while self.callbacks:
-                self.call_back(self.callbacks.pop(0))
+            self.call_all_back()
             if self is scheduler.main:
                 scheduler.end_forked_child(self)
             # Our own reference, and that of run_function: with no other, this is the last chance to tell.
@@ -694,6 +703,9 @@ cdef class Scheduler:
                 fiber.log_failure()
         self.failed = []
         fatal, self.fatal = self.fatal, None
+        thrown, self.main.thrown = self.main.thrown, None
+        self.main.interrupts &= ~THROWN
+        interruption = interruption or thrown
         if interruption is not None:
             raise interruption
         if fatal is not None:
@@ -705,8 +717,7 @@ cdef class Scheduler:
         self.main.raised = exception
         self.main.outcome = True
         self.main.observed = True
-        while self.main.callbacks:
-            self.main.call_back(self.main.callbacks.pop(0))
+        self.main.call_all_back()
 
     def close(self):
         """Leave the OS thread. Every fiber has ended, or its OS thread is gone."""
