@@ -905,7 +905,10 @@ cdef class Scheduler:
         fiber.context_variables = None
         fiber.core.started = True
         Py_INCREF(fiber)
+        # Its callbacks are called by whoever was about to switch, on top of a park or an end: they cannot wait.
+        self.hosting = True
         fiber.outcome_known()
+        self.hosting = False
         fiber.end()
         Py_DECREF(fiber)
 
@@ -930,8 +933,8 @@ cdef class Scheduler:
         cdef unsigned char outer_wake = me.wake
         if self.hosting:
             raise RuntimeError(
-                f"a signal handler cannot wait ({reason}): no fiber runs, it was called on top of the idle loop; "
-                "let it set something, or spawn a fiber")
+                f"a signal handler cannot wait ({reason}): no fiber runs, it was called on top of the idle loop (as are "
+                "destructors, and callbacks of a fiber that got no stack); let it set something, or spawn a fiber")
         if me.interrupts and (me.interrupts & THROWN or not me.shield):
             self.raise_interrupt(me)
         if deadline_ns != NEVER:
@@ -966,7 +969,8 @@ cdef class Scheduler:
 
     cdef int check(self) except -1:
         cdef Fiber me = <Fiber>self.current
-        if me.interrupts and (me.interrupts & THROWN or not me.shield):
+        # While hosting they are not for whoever calls: a signal handler on top of the idle loop.
+        if me.interrupts and (me.interrupts & THROWN or not me.shield) and not self.hosting:
             self.raise_interrupt(me)
         return 0
 
