@@ -159,6 +159,7 @@ cdef class Scheduler:
     cdef PyObject *alive              # every fiber that has not ended, newest first
     cdef readonly Py_ssize_t alive_count
     cdef list failed                  # weak references to fibers whose exception nobody has seen yet
+    cdef Py_ssize_t failed_room       # the length at which it is swept
     cdef bint hosting                 # the current fiber runs the idle loop
     cdef bint closing                 # main has ended: whatever else lives is cancelled
     cdef readonly bint closed

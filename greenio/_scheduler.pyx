@@ -89,6 +89,7 @@ cdef enum:
     BUDGET = 32                   # operations
     CANCELS_BEFORE_WARNING = 1000
     RING_START = 64
+    FAILED_ROOM = 1000            # failures noted before those are dropped that somebody has seen meanwhile
     HEAP_START = 64
     DEADLOCK_GRACE_NS = 10_000_000        # an OS thread that ends, or a signal under way, gets this long first
     DEADLOCK_AGAIN_NS = 1_000_000_000     # other OS threads may end without a word
@@ -447,8 +448,9 @@ cdef class Fiber(BaseFiber):
             scheduler.throw_into_main(self.raised)
         else:
             scheduler.failed.append(weakref.ref(self))
-            if len(scheduler.failed) > 1000:
+            if len(scheduler.failed) > scheduler.failed_room:
                 scheduler.failed = [one for one in scheduler.failed if one() is not None and not (<Fiber>one()).observed]
+                scheduler.failed_room = max(FAILED_ROOM, 2 * <Py_ssize_t>len(scheduler.failed))
 
     cdef void end(self) noexcept:
         cdef WaitNode *node = self.joiners.first
@@ -602,6 +604,7 @@ cdef class Scheduler:
         self.budget = BUDGET
         self.watches = {}
         self.failed = []
+        self.failed_room = FAILED_ROOM
 
     def __init__(self, Clock clock=None, Poller poller=None, stack_size=None):
         self.clock = clock
