@@ -162,6 +162,7 @@ cdef class Scheduler:
     cdef Py_ssize_t failed_room       # the length at which it is swept
     cdef bint hosting                 # the current fiber runs the idle loop
     cdef bint closing                 # main has ended: whatever else lives is cancelled
+    cdef bint ended                   # and nothing else lives or may be spawned
     cdef readonly bint closed
     cdef bint waits_for_all           # main is parked until the others have ended
     cdef object fatal                 # SystemExit or KeyboardInterrupt that ended a fiber, until main got it

@@ -677,42 +677,48 @@ cdef class Scheduler:
     def unwind(self):
         """Cancel every fiber but main and wait until they have ended; main only. Exceptions thrown at main come afterwards.
 
-        Then logs failures that nobody has seen.
+        Then logs failures that nobody has seen, and lets nobody spawn any more.
         """
         cdef Fiber fiber
-        cdef PyObject *link
         interruption = None
         self.closing = True
         self.main.shield += 1
         try:
-            while self.alive_count > 1:
-                link = self.alive
-                while link is not NULL:
-                    fiber = <Fiber>link
-                    if fiber is not self.main:
-                        fiber.cancel("the run has ended")
-                    link = fiber.alive_next
-                self.waits_for_all = True
+            while self.alive_count > 1 or self.failed:
                 try:
+                    if self.alive_count == 1:
+                        self.log_failed()
+                        continue
+                    for fiber in self.fibers():
+                        if fiber is not self.main:
+                            fiber.cancel("the run has ended")
+                    self.waits_for_all = True
                     self.park("the end of all other fibers", None, NEVER)
                 except BaseException as error:
-                    interruption = interruption or error
+                    if interruption is None:
+                        interruption = error
                 self.waits_for_all = False
         finally:
             self.main.shield -= 1
-        for handle in self.failed:
-            fiber = handle()
-            if fiber is not None and not fiber.observed:
-                fiber.log_failure()
-        self.failed = []
+        self.ended = True
         fatal, self.fatal = self.fatal, None
         thrown, self.main.thrown = self.main.thrown, None
         self.main.interrupts &= ~THROWN
-        interruption = interruption or thrown
+        if interruption is None:
+            interruption = thrown
         if interruption is not None:
             raise interruption
         if fatal is not None:
             raise fatal
+
+    def log_failed(self):
+        """Log the failures that nobody has seen yet. Handlers may spawn and park."""
+        cdef Fiber fiber
+        failed, self.failed = self.failed, []
+        for handle in failed:
+            fiber = handle()
+            if fiber is not None and not fiber.observed:
+                fiber.log_failure()
 
     def settle(self, result, exception):
         """Main has ended with this."""
@@ -763,7 +769,7 @@ cdef class Scheduler:
         cdef PyObject *frame
         if not callable(function):
             raise TypeError(f"spawn wants a callable and its arguments, not {function!r}")
-        if self.closed:
+        if self.ended or self.closed:
             raise RunFinishedError(f"cannot spawn {function!r}: the run has ended")
         fiber = Fiber.__new__(Fiber)
         fiber.stack_bytes = self.stack_bytes if stack_size is None else checked_stack_bytes(stack_size)
@@ -1223,6 +1229,7 @@ cdef class Scheduler:
         self.outside_calls = 0
         self.waits_for_all = False
         self.closing = False
+        self.ended = False
         self.fatal = None
         self.quiet_waiters.first = NULL
         self.quiet_waiters.last = NULL
