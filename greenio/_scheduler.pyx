@@ -792,7 +792,7 @@ cdef class Scheduler:
             fiber.cancel("the run has ended")
         self.link(fiber)
         self.push(<PyObject *>fiber)
-        if self.current is not NULL:
+        if greenio_scheduler_get() is <void *>self:  # else the caller stands on a stack of its own
             recover_stack(&(<Fiber>self.current).core)
         return fiber
 
