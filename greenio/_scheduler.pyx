@@ -577,11 +577,10 @@ cdef object open_signal_pipe():
     return pipe
 
 
-cdef void close_signal_pipe(SignalPipe pipe, bint ours) except *:
-    if ours:
-        present = signal.set_wakeup_fd(-1)
-        if present not in (-1, pipe.writer):
-            signal.set_wakeup_fd(present)
+cdef void close_signal_pipe(SignalPipe pipe) except *:
+    present = signal.set_wakeup_fd(-1)
+    if present not in (-1, pipe.writer):
+        signal.set_wakeup_fd(present)
     os.close(pipe.reader)
     os.close(pipe.writer)
 
@@ -647,7 +646,11 @@ cdef class Scheduler:
         self.watched.wake_fd = self.poller.wake_fd
         if threading.main_thread().ident == self.os_thread and hears_signals(main.core.thread_state):
             self.watched.signals = main.core.thread_state
-            self.open_signal_pipe()
+            try:
+                self.open_signal_pipe()
+            except OSError:
+                self.forget_thread()
+                raise
         self.link(main)
         monitor_hooks.forward_signals = forward_signals
         monitor_hooks.watch_overflow_handler = watch_overflow_handler
@@ -662,14 +665,20 @@ cdef class Scheduler:
         greenio_scheduler_set(<void *>self)
 
     def open_signal_pipe(self):
-        self.signal_pipe = open_signal_pipe()
-        if self.signal_pipe is not None:
-            self.poller.add(self.signal_pipe)
+        pipe = open_signal_pipe()
+        if pipe is None:
+            return
+        try:
+            self.poller.add(pipe)
+        except OSError:
+            close_signal_pipe(pipe)
+            raise
+        self.signal_pipe = pipe
 
     def forget_thread(self):
         if self.signal_pipe is not None:
             self.poller.remove(self.signal_pipe)
-            close_signal_pipe(self.signal_pipe, True)
+            close_signal_pipe(self.signal_pipe)
             self.signal_pipe = None
         forget_overflow_thread()
         self.poller.close()
@@ -1248,7 +1257,7 @@ cdef class Scheduler:
         self.poller.after_fork()
         self.watched.wake_fd = self.poller.wake_fd
         if pipe is not None:
-            close_signal_pipe(pipe, True)
+            close_signal_pipe(pipe)
         self.open_signal_pipe()
         greenio_monitor_add(&self.watched, &monitor_hooks)
 

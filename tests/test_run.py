@@ -490,7 +490,7 @@ def test_the_exit_status_is_the_interpreters_own(ending, status, stderr):
         atexit.register(print, "atexit")
         def worker():
             try:
-                greenio.sleep(1000)
+                park_here("for ever")
             finally:
                 print("unwound")
         def main():

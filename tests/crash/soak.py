@@ -132,7 +132,7 @@ if __name__ == "__main__":
     for mark in marks:
         print(*mark)
     early, late = marks[len(marks) // 2], marks[-1]
-    assert late[0] - early[0] < 200, "objects leak"
+    assert late[0] - early[0] < 1200, "objects leak"  # up to 1000 failures are remembered until seen
     assert late[1] == early[1], "stacks leak"
     assert late[2] - early[2] < 8 << 20, "memory leaks"
     print("flat")
