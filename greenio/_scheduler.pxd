@@ -207,6 +207,7 @@ cdef class Scheduler:
     cdef void fail_to_start(self, Fiber fiber, object exception) noexcept
     cdef object deadlock_text(self)
     cdef void become_only(self) noexcept
+    cdef void forget_fibers(self, Fiber but) noexcept
     cdef void end_forked_child(self, Fiber me) noexcept
     cdef inline void prefetch(self) noexcept
 

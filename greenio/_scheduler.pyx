@@ -1214,24 +1214,15 @@ cdef class Scheduler:
         # hold is lost, as with threads.
         cdef Fiber me = <Fiber>self.current
         cdef Fiber fiber
-        cdef bint on_own_stack = me is self.main
-        for fiber in self.fibers():
-            if fiber is me:
-                continue
-            fiber.raised = RunFinishedError(f"{fiber.name} did not come along into this forked process")
-            fiber.observed = True
-            fiber.outcome = True
-            fiber.run_state = DONE
-            fiber.timer.index = -1
-            fiber.joiners.first = NULL
-            fiber.joiners.last = NULL
-            fiber.callbacks = None
-            forget_after_fork(&fiber.core)
-            self.unlink(fiber)
+        cdef bint timed = me.timer.index >= 0
+        self.forget_fibers(me)
         forget_pool_after_fork()
         self.ring_head = 0
         self.ring_tail = 0
         self.timer_count = 0
+        me.timer.index = -1
+        if timed:  # a signal handler forked while the fiber was parked
+            self.add_timer(&me.timer, me.timer.deadline_ns)
         me.joiners.first = NULL
         me.joiners.last = NULL
         self.io_waiting = 0
@@ -1248,6 +1239,38 @@ cdef class Scheduler:
         self.os_thread = PyThread_get_thread_ident()
         self.watched.running = me.core.thread_state
         self.watched.signals = me.core.thread_state
+
+    cdef void forget_fibers(self, Fiber but) noexcept:
+        cdef Fiber fiber
+        for fiber in self.fibers():
+            if fiber is but:
+                continue
+            fiber.raised = RunFinishedError(f"{fiber.name} did not come along into this forked process")
+            fiber.observed = True
+            fiber.outcome = True
+            fiber.run_state = DONE
+            fiber.timer.index = -1
+            fiber.joiners.first = NULL
+            fiber.joiners.last = NULL
+            fiber.callbacks = None
+            forget_after_fork(&fiber.core)
+            self.unlink(fiber)
+
+    def abandon(self):
+        """In a forked child: this was another OS thread's, which did not come along."""
+        cdef SignalPipe pipe = self.signal_pipe
+        live.discard(self)
+        self.closed = True
+        self.current = NULL
+        self.ring_head = self.ring_tail
+        self.timer_count = 0
+        self.watches = {}
+        self.forget_fibers(None)
+        self.poller.close()
+        if pipe is not None:
+            self.signal_pipe = None
+            close_signal_pipe(pipe)
+        Py_DECREF(self)  # of open
 
     def reopen(self):
         """In a forked child: new kernel objects, the monitor again."""
@@ -1473,8 +1496,7 @@ def after_fork_in_child():
     greenio_monitor_after_fork_child()
     for other in list(live):
         if other is not scheduler:
-            live.discard(other)
-            other.closed = True
+            other.abandon()
     if scheduler is None:
         forget_pool_after_fork()
         return
