@@ -171,6 +171,7 @@ cdef class Scheduler:
     cdef WaitList quiet_waiters       # wait_all_parked
     cdef readonly size_t stack_bytes  # of a fiber that is not given another size
     cdef unsigned long os_thread      # ident
+    cdef unsigned long thread_id      # during a fork: the forking fiber's own
     cdef dict watches                 # Watch by descriptor: what is registered with the poller
     cdef object signal_pipe           # SignalPipe, or None
 
