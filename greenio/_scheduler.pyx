@@ -778,7 +778,8 @@ cdef class Scheduler:
         cdef PyObject *frame
         if not callable(function):
             raise TypeError(f"spawn wants a callable and its arguments, not {function!r}")
-        if self.ended or self.closed:
+        # While the last fibers are unwound only they may spawn: an OS thread that spawns all the time must not keep the run from ending.
+        if self.ended or self.closed or (self.closing and greenio_scheduler_get() is not <void *>self):
             raise RunFinishedError(f"cannot spawn {function!r}: the run has ended")
         fiber = Fiber.__new__(Fiber)
         fiber.stack_bytes = self.stack_bytes if stack_size is None else checked_stack_bytes(stack_size)
