@@ -163,8 +163,10 @@ cdef class Scheduler:
     cdef PyObject *alive              # every fiber that has not ended, newest first
     cdef readonly Py_ssize_t alive_count
     cdef list failed                  # weak references to fibers whose exception nobody has seen yet
+    cdef Py_ssize_t failed_room       # the length at which it is swept
     cdef bint hosting                 # the current fiber runs the idle loop
     cdef bint closing                 # main has ended: whatever else lives is cancelled
+    cdef bint ended                   # and nothing else lives or may be spawned
     cdef readonly bint closed
     cdef bint waits_for_all           # main is parked until the others have ended
     cdef object fatal                 # SystemExit or KeyboardInterrupt that ended a fiber, until main got it
@@ -173,6 +175,7 @@ cdef class Scheduler:
     cdef WaitList quiet_waiters       # wait_all_parked
     cdef readonly size_t stack_bytes  # of a fiber that is not given another size
     cdef unsigned long os_thread      # ident
+    cdef unsigned long thread_id      # during a fork: the forking fiber's own
     cdef dict watches                 # Watch by descriptor: what is registered with the poller
     cdef object signal_pipe           # _SignalPipe, or None
 
@@ -215,6 +218,7 @@ cdef class Scheduler:
     cdef void become_only(self) noexcept
     cdef int reopen(self) except -1
     cdef int close_in_child(self) except -1
+    cdef void forget_fibers(self, Fiber but) noexcept
     cdef void end_forked_child(self, Fiber me) noexcept
     cdef inline void prefetch(self) noexcept
 

@@ -98,6 +98,7 @@ cdef enum:
     FETCH_REST = 4                # more of both
     CANCELS_BEFORE_WARNING = 1000
     RING_START = 64
+    FAILED_ROOM = 1000            # failures noted before those are dropped that somebody has seen meanwhile
     HEAP_START = 64
     DEADLOCK_GRACE_NS = 10_000_000        # an OS thread that ends, or a signal under way, gets this long first
     DEADLOCK_AGAIN_NS = 1_000_000_000     # other OS threads may end without a word
@@ -159,15 +160,17 @@ cdef Scheduler current_scheduler_or_raise():
 cdef int64_t deadline_of(Scheduler scheduler, object timeout) except? -2:
     cdef double seconds
     cdef double wait_ns
+    cdef int64_t now_ns
     if timeout is None:
         return NEVER
     seconds = timeout
     if not seconds >= 0:
         raise ValueError(f"a timeout is >= 0 seconds or None, not {timeout!r}")
     wait_ns = seconds * 1e9
-    if wait_ns >= 9e18:
+    now_ns = scheduler.now()
+    if wait_ns >= 9e18 - now_ns:
         return NEVER
-    return scheduler.now() + <int64_t>wait_ns
+    return now_ns + <int64_t>wait_ns
 
 
 # --- fibers ----------------------------------------------------------------------------------------------------------
@@ -185,12 +188,12 @@ cdef bint unpark(Fiber fiber, int wake) noexcept:
     return True
 
 
-def unpark_fiber(Fiber fiber not None, waiting_on):
+def unpark_fiber(Fiber fiber not None, waiting_on=None):
     """Make *fiber* ready if it is parked on *waiting_on*; returns whether it was. From any OS thread."""
     return fiber.waiting_on is waiting_on and unpark(fiber, WOKEN)
 
 
-def park_here(str reason, object waiting_on, object timeout=None):
+def park_here(str reason, object waiting_on=None, object timeout=None):
     """Park the current fiber until unpark_fiber names it and *waiting_on*; False when *timeout* seconds passed first.
 
     Raises:
@@ -229,8 +232,9 @@ cdef class Fiber(BaseFiber):
 
     @name.setter
     def name(self, str name not None):
+        cdef const char *report_name = PyUnicode_AsUTF8(name)
         self.given_name = name
-        self.report_name = PyUnicode_AsUTF8(name)
+        self.report_name = report_name
 
     @property
     def state(self):
@@ -289,14 +293,14 @@ cdef class Fiber(BaseFiber):
         Returns:
             False if it had ended already, else True.
         """
-        if self.outcome:
-            return False
-        if not self.interrupts & CANCELLED:
-            self.cancel_reason = reason
-            self.interrupts |= CANCELLED
-        if not self.shield:
-            unpark(self, INTERRUPTED)
-        return True
+        # Also one that has ended but for its done callbacks and destructors: they may park, and must not hold up the run's end.
+        if self.run_state != DONE:
+            if not self.interrupts & CANCELLED:
+                self.cancel_reason = reason
+                self.interrupts |= CANCELLED
+            if not self.shield:
+                unpark(self, INTERRUPTED)
+        return not self.outcome
 
     def join(self, timeout=None):
         """Wait until it has ended, however it did. Parks the calling fiber, or blocks an OS thread without fibers.
@@ -332,7 +336,8 @@ cdef class Fiber(BaseFiber):
             raise
         if wake == TIMED_OUT:
             self.remove_joiner(&node)
-            raise TimeoutError(f"{self.name} has not ended within {timeout} seconds")
+            if not self.outcome:  # it may have ended at the same moment
+                raise TimeoutError(f"{self.name} has not ended within {timeout} seconds")
 
     cdef void remove_joiner(self, WaitNode *node) noexcept:
         # end() empties the list before the joiners run; a node is in it as long as end() has not come.
@@ -343,9 +348,20 @@ cdef class Fiber(BaseFiber):
             wait_remove(&self.joiners, node)
 
     def _join_from_thread(self, timeout):
+        cdef double seconds = 0 if timeout is None else timeout
+        if not seconds >= 0:
+            raise ValueError(f"a timeout is >= 0 seconds or None, not {timeout!r}")
         ended = threading.Event()
-        self.add_done_callback(lambda fiber: ended.set())
-        if not ended.wait(timeout):
+
+        def tell(fiber):
+            ended.set()
+
+        self.add_done_callback(tell)
+        try:
+            ended.wait(None if timeout is None else min(seconds, threading.TIMEOUT_MAX))
+        finally:
+            self.remove_done_callback(tell)
+        if not self.outcome:
             raise TimeoutError(f"{self.name} has not ended within {timeout} seconds")
 
     def result(self, timeout=None):
@@ -404,6 +420,16 @@ cdef class Fiber(BaseFiber):
             log().exception("a done callback of %s raised: %r", self.name, fn)
         return 0
 
+    def _call_all_back(self):
+        cdef Scheduler scheduler = self.scheduler
+        while self.callbacks:
+            try:
+                self.call_back(self.callbacks.pop(0))
+            except Cancelled:
+                pass
+            except BaseException as error:
+                scheduler.throw_into_main(error)
+
     def __repr__(self):
         waits = self.waits_for
         state = state_names[self.run_state] if waits is None else f"parked: {waits[0]}"
@@ -426,8 +452,7 @@ cdef class Fiber(BaseFiber):
         try:
             if self.raised is not None:
                 self.judge(scheduler)
-            while self.callbacks:
-                self.call_back(self.callbacks.pop(0))
+            self._call_all_back()
             if self is scheduler.main:
                 scheduler.end_forked_child(self)
             # Our own reference, and that of run_function: with no other, this is the last chance to tell.
@@ -448,8 +473,9 @@ cdef class Fiber(BaseFiber):
             scheduler.throw_into_main(self.raised)
         else:
             scheduler.failed.append(weakref.ref(self))
-            if len(scheduler.failed) > 1000:
+            if len(scheduler.failed) > scheduler.failed_room:
                 scheduler.failed = [one for one in scheduler.failed if one() is not None and not (<Fiber>one()).observed]
+                scheduler.failed_room = max(FAILED_ROOM, 2 * <Py_ssize_t>len(scheduler.failed))
         return 0
 
     cdef void end(self) noexcept:
@@ -583,11 +609,10 @@ cdef object open_signal_pipe():
     return pipe
 
 
-cdef void close_signal_pipe(_SignalPipe pipe, bint ours) except *:
-    if ours:
-        present = signal.set_wakeup_fd(-1)
-        if present not in (-1, pipe.writer):
-            signal.set_wakeup_fd(present)
+cdef void close_signal_pipe(_SignalPipe pipe) except *:
+    present = signal.set_wakeup_fd(-1)
+    if present not in (-1, pipe.writer):
+        signal.set_wakeup_fd(present)
     os.close(pipe.reader)
     os.close(pipe.writer)
 
@@ -619,6 +644,7 @@ cdef class Scheduler:
         self.budget = BUDGET
         self.watches = {}
         self.failed = []
+        self.failed_room = FAILED_ROOM
 
     def __init__(self, Clock clock=None, Poller poller=None, stack_size=None):
         self.clock = clock
@@ -661,7 +687,11 @@ cdef class Scheduler:
         self.watched.wake_fd = self.poller.wake_fd
         if threading.main_thread().ident == self.os_thread and hears_signals(main.core.thread_state):
             self.watched.signals = main.core.thread_state
-            self.listen_for_signals()
+            try:
+                self.listen_for_signals()
+            except OSError:
+                self.forget_thread()
+                raise
         self.link(main)
         monitor_hooks.forward_signals = forward_signals
         monitor_hooks.watch_overflow_handler = watch_overflow_handler
@@ -676,15 +706,21 @@ cdef class Scheduler:
         greenio_scheduler_set(<void *>self)
 
     cdef int listen_for_signals(self) except -1:
-        self.signal_pipe = open_signal_pipe()
-        if self.signal_pipe is not None:
-            self.poller.add(self.signal_pipe)
+        pipe = open_signal_pipe()
+        if pipe is None:
+            return 0
+        try:
+            self.poller.add(pipe)
+        except OSError:
+            close_signal_pipe(pipe)
+            raise
+        self.signal_pipe = pipe
         return 0
 
     cdef int forget_thread(self) except -1:
         if self.signal_pipe is not None:
             self.poller.remove(self.signal_pipe)
-            close_signal_pipe(self.signal_pipe, True)
+            close_signal_pipe(self.signal_pipe)
             self.signal_pipe = None
         forget_overflow_thread()
         self.poller.close()
@@ -693,39 +729,48 @@ cdef class Scheduler:
     def _unwind(self):
         """Cancel every fiber but main and wait until they have ended; main only. Exceptions thrown at main come afterwards.
 
-        Then logs failures that nobody has seen.
+        Then logs failures that nobody has seen, and lets nobody spawn any more.
         """
         cdef Fiber fiber
-        cdef PyObject *link
         interruption = None
         self.closing = True
         self.main.shield += 1
         try:
-            while self.alive_count > 1:
-                link = self.alive
-                while link is not NULL:
-                    fiber = <Fiber>link
-                    if fiber is not self.main:
-                        fiber.cancel("the run has ended")
-                    link = fiber.alive_next
-                self.waits_for_all = True
+            while self.alive_count > 1 or self.failed:
                 try:
+                    if self.alive_count == 1:
+                        self._log_failed()
+                        continue
+                    for fiber in self.fibers():
+                        if fiber is not self.main:
+                            fiber.cancel("the run has ended")
+                    self.waits_for_all = True
                     self.park("the end of all other fibers", None, NEVER)
                 except BaseException as error:
-                    interruption = interruption or error
+                    if interruption is None:
+                        interruption = error
                 self.waits_for_all = False
         finally:
             self.main.shield -= 1
-        for handle in self.failed:
-            fiber = handle()
-            if fiber is not None and not fiber.observed:
-                fiber.log_failure()
-        self.failed = []
+        self.ended = True
         fatal, self.fatal = self.fatal, None
+        thrown, self.main.thrown = self.main.thrown, None
+        self.main.interrupts &= ~THROWN
+        if interruption is None:
+            interruption = thrown
         if interruption is not None:
             raise interruption
         if fatal is not None:
             raise fatal
+
+    def _log_failed(self):
+        """Log the failures that nobody has seen yet. Handlers may spawn and park."""
+        cdef Fiber fiber
+        failed, self.failed = self.failed, []
+        for handle in failed:
+            fiber = handle()
+            if fiber is not None and not fiber.observed:
+                fiber.log_failure()
 
     def _settle(self, result, exception):
         """Main has ended with this."""
@@ -733,8 +778,7 @@ cdef class Scheduler:
         self.main.raised = exception
         self.main.outcome = True
         self.main.observed = True
-        while self.main.callbacks:
-            self.main.call_back(self.main.callbacks.pop(0))
+        self.main._call_all_back()
 
     def _close(self):
         """Leave the OS thread. Every fiber has ended, or its OS thread is gone."""
@@ -777,7 +821,8 @@ cdef class Scheduler:
         cdef PyFrameObject *frame
         if not callable(function):
             raise TypeError(f"spawn wants a callable and its arguments, not {function!r}")
-        if self.closed:
+        # While the last fibers are unwound only they may spawn: an OS thread that spawns all the time must not keep the run from ending.
+        if self.ended or self.closed or (self.closing and greenio_scheduler_get() is not <void *>self):
             raise RunFinishedError(f"cannot spawn {function!r}: the run has ended")
         fiber = Fiber.__new__(Fiber)
         fiber.stack_bytes = self.stack_bytes if stack_size is None else checked_stack_bytes(stack_size)
@@ -800,7 +845,7 @@ cdef class Scheduler:
             fiber.cancel("the run has ended")
         self.link(fiber)
         self.push(<PyObject *>fiber)
-        if self.current is not NULL:
+        if greenio_scheduler_get() is <void *>self:  # else the caller stands on a stack of its own
             recover_stack(&(<Fiber>self.current).core)
         return fiber
 
@@ -924,7 +969,10 @@ cdef class Scheduler:
         fiber.context_variables = None
         fiber.core.started = True
         Py_INCREF(fiber)
+        # Its callbacks are called by whoever was about to switch, on top of a park or an end: they cannot wait.
+        self.hosting = True
         fiber.outcome_known()
+        self.hosting = False
         fiber.end()
         Py_DECREF(fiber)
 
@@ -944,10 +992,12 @@ cdef class Scheduler:
 
     cdef int park(self, object reason, object waiting_on, int64_t deadline_ns) except -1:
         cdef Fiber me = <Fiber>self.current
+        cdef int wake
+        cdef unsigned char outer_wake = me.wake
         if self.hosting:
             raise RuntimeError(
-                f"a signal handler cannot wait ({reason}): no fiber runs, it was called on top of the idle loop; "
-                "let it set something, or spawn a fiber")
+                f"a signal handler cannot wait ({reason}): no fiber runs, it was called on top of the idle loop (as are "
+                "destructors, and callbacks of a fiber that got no stack); let it set something, or spawn a fiber")
         if me.interrupts and (me.interrupts & THROWN or not me.shield):
             self.raise_interrupt(me)
         if deadline_ns != NEVER:
@@ -957,10 +1007,13 @@ cdef class Scheduler:
         me.parked_ns = self.seen_ns
         me.run_state = PARKED
         self.switch_out(<PyObject *>me)
+        # A destructor on the way back (of what the fiber before left behind) may have parked too: it put ours back.
+        wake = me.wake
+        me.wake = outer_wake
         me.waiting_on = None
-        if me.wake == INTERRUPTED:
+        if wake == INTERRUPTED:
             self.raise_interrupt(me)
-        return me.wake
+        return wake
 
     cdef void give_way(self) noexcept:
         cdef PyObject *me = self.current
@@ -979,7 +1032,8 @@ cdef class Scheduler:
 
     cdef int check(self) except -1:
         cdef Fiber me = <Fiber>self.current
-        if me.interrupts and (me.interrupts & THROWN or not me.shield):
+        # While hosting they are not for whoever calls: a signal handler on top of the idle loop.
+        if me.interrupts and (me.interrupts & THROWN or not me.shield) and not self.hosting:
             self.raise_interrupt(me)
         return 0
 
@@ -1209,9 +1263,36 @@ cdef class Scheduler:
         # hold is lost, as with threads.
         cdef Fiber me = <Fiber>self.current
         cdef Fiber fiber
-        cdef bint on_own_stack = me is self.main
+        cdef bint timed = me.timer.index >= 0
+        self.forget_fibers(me)
+        forget_pool_after_fork()
+        self.ring_head = 0
+        self.ring_tail = 0
+        self.timer_count = 0
+        me.timer.index = -1
+        if timed:  # a signal handler forked while the fiber was parked
+            self.add_timer(&me.timer, me.timer.deadline_ns)
+        me.joiners.first = NULL
+        me.joiners.last = NULL
+        self.io_waiting = 0
+        self.outside_calls = 0
+        self.waits_for_all = False
+        self.closing = False
+        self.ended = False
+        self.fatal = None
+        self.quiet_waiters.first = NULL
+        self.quiet_waiters.last = NULL
+        self.watched.waiting = 0
+        self.failed = []
+        self.main = me
+        self.os_thread = PyThread_get_thread_ident()
+        self.watched.running = me.core.thread_state
+        self.watched.signals = me.core.thread_state
+
+    cdef void forget_fibers(self, Fiber but) noexcept:
+        cdef Fiber fiber
         for fiber in self.fibers():
-            if fiber is me:
+            if fiber is but:
                 continue
             fiber.raised = RunFinishedError(f"{fiber.name} did not come along into this forked process")
             fiber.observed = True
@@ -1223,25 +1304,22 @@ cdef class Scheduler:
             fiber.callbacks = None
             forget_after_fork(&fiber.core)
             self.unlink(fiber)
-        forget_pool_after_fork()
-        self.ring_head = 0
-        self.ring_tail = 0
+
+    def _abandon(self):
+        """In a forked child: this was another OS thread's, which did not come along."""
+        cdef _SignalPipe pipe = self.signal_pipe
+        live.discard(self)
+        self.closed = True
+        self.current = NULL
+        self.ring_head = self.ring_tail
         self.timer_count = 0
-        me.joiners.first = NULL
-        me.joiners.last = NULL
-        self.io_waiting = 0
-        self.outside_calls = 0
-        self.waits_for_all = False
-        self.closing = False
-        self.fatal = None
-        self.quiet_waiters.first = NULL
-        self.quiet_waiters.last = NULL
-        self.watched.waiting = 0
-        self.failed = []
-        self.main = me
-        self.os_thread = PyThread_get_thread_ident()
-        self.watched.running = me.core.thread_state
-        self.watched.signals = me.core.thread_state
+        self.watches = {}
+        self.forget_fibers(None)
+        self.poller.close()
+        if pipe is not None:
+            self.signal_pipe = None
+            close_signal_pipe(pipe)
+        Py_DECREF(self)  # of open
 
     cdef int reopen(self) except -1:
         # In a forked child: new kernel objects, the monitor again.
@@ -1251,7 +1329,7 @@ cdef class Scheduler:
         self.poller.after_fork()
         self.watched.wake_fd = self.poller.wake_fd
         if pipe is not None:
-            close_signal_pipe(pipe, True)
+            close_signal_pipe(pipe)
         self.listen_for_signals()
         greenio_monitor_add(&self.watched, &monitor_hooks)
         return 0
@@ -1454,13 +1532,13 @@ def _before_fork_hook():
     # Not in the hook after the fork: os.fork counts the process's threads after that, and warns.
     monitor_stopped = True
     if scheduler is not None:
-        before_fork(&(<Fiber>scheduler.current).core)
+        scheduler.thread_id = before_fork(&(<Fiber>scheduler.current).core)
 
 
 def _after_fork_in_parent():
     cdef Scheduler scheduler = current_scheduler_or_none()
     if scheduler is not None:
-        after_fork(&(<Fiber>scheduler.current).core)
+        after_fork(&(<Fiber>scheduler.current).core, scheduler.thread_id)
 
 
 def _after_fork_in_child():
@@ -1471,12 +1549,11 @@ def _after_fork_in_child():
     greenio_monitor_after_fork_child()
     for other in list(live):
         if other is not scheduler:
-            live.discard(other)
-            other.closed = True
+            other._abandon()
     if scheduler is None:
         forget_pool_after_fork()
         return
-    after_fork(&(<Fiber>scheduler.current).core)
+    after_fork(&(<Fiber>scheduler.current).core, scheduler.thread_id)
     scheduler.become_only()
     scheduler.reopen()
 

@@ -94,8 +94,8 @@ cdef extern from "pystate/pystate.h":
     void greenio_pystate_give_back_recursion(greenio_stack *stack)
     PyObject *greenio_pystate_take_exception()
     void greenio_pystate_write_traceback(PyThreadState *state, int fd)
-    void greenio_pystate_before_fork(PyThreadState *state)
-    void greenio_pystate_after_fork(PyThreadState *state, const greenio_stack *stack)
+    unsigned long greenio_pystate_before_fork(PyThreadState *state)
+    void greenio_pystate_after_fork(PyThreadState *state, unsigned long thread_id)
     void greenio_pystate_after_fork_child()
     void greenio_pystate_before_exit(PyThreadState *state)
     int greenio_pystate_hears_signals(PyThreadState *state)
@@ -405,12 +405,12 @@ cdef int forward_signals(PyThreadState *signals, volatile StatePointer *running)
     return greenio_pystate_forward_signals(signals, running)
 
 
-cdef void before_fork(FiberCore *core) noexcept:
-    greenio_pystate_before_fork(core.thread_state)
+cdef unsigned long before_fork(FiberCore *core) noexcept:
+    return greenio_pystate_before_fork(core.thread_state)
 
 
-cdef void after_fork(FiberCore *core) noexcept:
-    greenio_pystate_after_fork(core.thread_state, core.stack)
+cdef void after_fork(FiberCore *core, unsigned long thread_id) noexcept:
+    greenio_pystate_after_fork(core.thread_state, thread_id)
 
 
 cdef void before_exit(FiberCore *core) noexcept:

@@ -1,4 +1,5 @@
 # _time.pyx: sleep, and the scheduler's clock as seconds.
+from libc.math cimport ceil
 from libc.stdint cimport int64_t
 
 from greenio._scheduler cimport NEVER, Scheduler, current_scheduler_or_raise, deadline_of
@@ -36,13 +37,16 @@ def sleep_until(deadline):
     """
     cdef Scheduler scheduler = current_scheduler_or_raise()
     cdef double moment = deadline
+    cdef double deadline_ns
     if moment != moment:
         raise ValueError("a deadline is a moment in seconds, not nan")
     scheduler.check()
-    if moment * 1e9 <= scheduler.now():
+    # Rounded up: current_time() must not be below the deadline afterwards.
+    deadline_ns = ceil(moment * 1e9)
+    if deadline_ns <= scheduler.now():
         scheduler.give_way()
         return
-    scheduler.park("sleep", None, NEVER if moment * 1e9 >= 9e18 else <int64_t>(moment * 1e9))
+    scheduler.park("sleep", None, NEVER if deadline_ns >= 9e18 else <int64_t>deadline_ns)
 
 
 def current_time():

@@ -190,15 +190,16 @@ void greenio_pystate_write_traceback(PyThreadState *state, int fd)
     write_frames(state, fd);
 }
 
-void greenio_pystate_before_fork(PyThreadState *state)
+unsigned long greenio_pystate_before_fork(PyThreadState *state)
 {
+    unsigned long thread_id = state->thread_id;
     state->thread_id = PyThread_get_thread_ident();
+    return thread_id;
 }
 
-void greenio_pystate_after_fork(PyThreadState *state, const struct greenio_stack *stack)
+void greenio_pystate_after_fork(PyThreadState *state, unsigned long thread_id)
 {
-    if (stack != NULL)
-        state->thread_id = (unsigned long)stack;
+    state->thread_id = thread_id;
 }
 
 void greenio_pystate_after_fork_child(void)

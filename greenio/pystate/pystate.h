@@ -97,9 +97,10 @@ void greenio_pystate_give_back_recursion(struct greenio_stack *stack);
 /* Write the Python traceback of `state` to a descriptor, newest call first. As the process dies: best effort. */
 void greenio_pystate_write_traceback(PyThreadState *state, int fd);
 
-/* Before fork and after it: debug builds of 3.13+ assert that the forking state carries the OS thread's ident. */
-void greenio_pystate_before_fork(PyThreadState *state);
-void greenio_pystate_after_fork(PyThreadState *state, const struct greenio_stack *stack);
+/* Before fork and after it: debug builds of 3.13+ assert that the forking state carries the OS thread's ident. What it
+ * carried is returned, and given back afterwards. */
+unsigned long greenio_pystate_before_fork(PyThreadState *state);
+void greenio_pystate_after_fork(PyThreadState *state, unsigned long thread_id);
 void greenio_pystate_after_fork_child(void);
 
 /* Called as the forked child's last callable has returned on a fiber's slot: finalisation frees the state's data stack, which
