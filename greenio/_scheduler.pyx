@@ -468,6 +468,8 @@ cdef class Fiber(BaseFiber):
         # What the run makes of an exception that left the function.
         if isinstance(self.raised, Cancelled):
             self.observed = True
+            # Where it was parked is known; its frames, and all they refer to, are not worth keeping with the handle.
+            self.raised.__traceback__ = None
         elif isinstance(self.raised, (SystemExit, KeyboardInterrupt)) and self is not scheduler.main:
             self.observed = True
             scheduler.throw_into_main(self.raised)
