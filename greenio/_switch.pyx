@@ -86,6 +86,7 @@ cdef extern from "pystate/pystate.h":
     void greenio_pystate_enter(PyThreadState *leaving, PyThreadState *state, PyThreadState *signals)
     void greenio_pystate_leave(PyThreadState *state)
     void greenio_pystate_reset(PyThreadState *state)
+    int greenio_pystate_is_clean(const PyThreadState *state)
     void greenio_pystate_drop(greenio_stack *stack)
     int greenio_pystate_use_stack(PyThreadState *state, const greenio_stack *stack, uintptr_t *saved) except -1
     void greenio_pystate_use_own_stack(PyThreadState *state, const greenio_stack *own, const uintptr_t *saved)
@@ -266,6 +267,8 @@ cdef void run_function(FiberCore *core) noexcept:
     cdef PyObject *value
     try:
         if fiber.context_variables is not None:
+    if not greenio_pystate_is_clean(core.thread_state):
+        greenio_pystate_reset(core.thread_state)
             PyContext_Enter(fiber.context_variables)
         follow_trace_hooks()
     except BaseException as error:
