@@ -66,6 +66,7 @@ cdef extern from "stack.h":
     void greenio_stack_set_high_water(size_t slots)
     int greenio_stack_stats_of "greenio_stack_stats"(size_t index, greenio_stack_stats *stats)
     int greenio_stack_canary_intact(const greenio_stack *stack)
+    greenio_stack *greenio_stack_find(const void *address)
     const int greenio_stack_yellow_open_count
 
 cdef extern from "overflow.h":
@@ -326,6 +327,8 @@ cdef object call_on_stack(FiberCore *core, size_t stack_bytes, object function, 
     cdef PyThreadState *state = PyThreadState_Get()
     cdef greenio_stack *outer = core.stack if core is not NULL else NULL
     cdef greenio_stack *stack = greenio_stack_acquire(stack_bytes)
+    # An OS thread's own code may stand on a slot too: in such a call, nested, or around run().
+    cdef greenio_stack *stands_on = outer if outer is not NULL else greenio_stack_find(greenio_here())
     cdef void *idle_state
     if stack is NULL:
         raise MemoryError(f"no stack of {stack_bytes} bytes: {strerror(errno).decode()}")
@@ -340,7 +343,7 @@ cdef object call_on_stack(FiberCore *core, size_t stack_bytes, object function, 
     try:
         greenio_pystate_use_stack(state, stack, saved)
         greenio_context_resume(greenio_context_initialize(stack.base, stack_call_entry), &call)
-        greenio_pystate_use_own_stack(state, outer, saved)
+        greenio_pystate_use_own_stack(state, stands_on, saved)
     finally:
         recover_from(stack)
         if core is not NULL:
