@@ -170,6 +170,7 @@ cdef class Scheduler:
     cdef readonly size_t stack_bytes  # of a fiber that is not given another size
     cdef unsigned long os_thread      # ident
     cdef dict watches                 # Watch by descriptor: what is registered with the poller
+    cdef unsigned long ident_before_fork   # of the fiber that forks, during the fork
     cdef object signal_pipe           # SignalPipe, or None
 
     # Park the current fiber. `reason` and `waiting_on` are for dumps. Returns WOKEN or TIMED_OUT; raises Cancelled or what was thrown in,

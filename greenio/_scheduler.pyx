@@ -1405,13 +1405,13 @@ def before_fork_hook():
     # Not in the hook after the fork: os.fork counts the process's threads after that, and warns.
     monitor_stopped = True
     if scheduler is not None:
-        before_fork(&(<Fiber>scheduler.current).core)
+        scheduler.ident_before_fork = before_fork(&(<Fiber>scheduler.current).core)
 
 
 def after_fork_in_parent():
     cdef Scheduler scheduler = current_scheduler_or_none()
     if scheduler is not None:
-        after_fork(&(<Fiber>scheduler.current).core)
+        after_fork(&(<Fiber>scheduler.current).core, scheduler.ident_before_fork)
 
 
 def after_fork_in_child():
@@ -1427,7 +1427,7 @@ def after_fork_in_child():
     if scheduler is None:
         forget_pool_after_fork()
         return
-    after_fork(&(<Fiber>scheduler.current).core)
+    after_fork(&(<Fiber>scheduler.current).core, scheduler.ident_before_fork)
     scheduler.become_only()
     scheduler.reopen()
 

@@ -87,9 +87,9 @@ cdef bint hears_signals(PyThreadState *state) noexcept
 cdef size_t foreign_states(PyThreadState *own) noexcept
 cdef int forward_signals(PyThreadState *signals, PyThreadState **running) noexcept nogil
 
-# Around fork, for the fiber that forks; and before a forked child ends on a fiber's stack.
-cdef void before_fork(FiberCore *core) noexcept
-cdef void after_fork(FiberCore *core) noexcept
+# Around fork, for the fiber that forks: what the first returns goes to the second. And before a forked child ends on a fiber's stack.
+cdef unsigned long before_fork(FiberCore *core) noexcept
+cdef void after_fork(FiberCore *core, unsigned long ident) noexcept
 cdef void before_exit(FiberCore *core) noexcept
 
 # In a forked child: every thread state but the current one is gone. Forget `core`'s; give its memory back.

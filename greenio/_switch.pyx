@@ -95,8 +95,8 @@ cdef extern from "pystate/pystate.h":
     void greenio_pystate_give_back_recursion(greenio_stack *stack)
     PyObject *greenio_pystate_take_exception()
     void greenio_pystate_write_traceback(PyThreadState *state, int fd)
-    void greenio_pystate_before_fork(PyThreadState *state)
-    void greenio_pystate_after_fork(PyThreadState *state, const greenio_stack *stack)
+    unsigned long greenio_pystate_before_fork(PyThreadState *state)
+    void greenio_pystate_after_fork(PyThreadState *state, unsigned long ident)
     void greenio_pystate_after_fork_child()
     void greenio_pystate_before_exit(PyThreadState *state)
     int greenio_pystate_hears_signals(PyThreadState *state)
@@ -137,6 +137,7 @@ cdef struct Handover:         # from the one that leaves to the one that is cont
 
 
 cdef bint check_canaries = False   # some slot has no other guard
+cdef unsigned long long forks_survived = 0   # how many forks lie between the first process and this child: idle thread states were freed
 
 
 cdef class BaseFiber:
@@ -330,6 +331,7 @@ cdef object call_on_stack(FiberCore *core, size_t stack_bytes, object function, 
     # An OS thread's own code may stand on a slot too: in such a call, nested, or around run().
     cdef greenio_stack *stands_on = outer if outer is not NULL else greenio_stack_find(greenio_here())
     cdef void *idle_state
+    cdef unsigned long long forks = forks_survived
     if stack is NULL:
         raise MemoryError(f"no stack of {stack_bytes} bytes: {strerror(errno).decode()}")
     # A pooled slot keeps a thread state for the next fiber; for this call it carries the caller's.
@@ -349,6 +351,8 @@ cdef object call_on_stack(FiberCore *core, size_t stack_bytes, object function, 
         if core is not NULL:
             core.stack = outer
         stack.owner = NULL
+        if forks != forks_survived:
+            idle_state = NULL
         stack.thread_state = idle_state
         if idle_state is not NULL:
             greenio_stack_release(stack)
@@ -408,12 +412,12 @@ cdef int forward_signals(PyThreadState *signals, PyThreadState **running) noexce
     return greenio_pystate_forward_signals(signals, running)
 
 
-cdef void before_fork(FiberCore *core) noexcept:
-    greenio_pystate_before_fork(core.thread_state)
+cdef unsigned long before_fork(FiberCore *core) noexcept:
+    return greenio_pystate_before_fork(core.thread_state)
 
 
-cdef void after_fork(FiberCore *core) noexcept:
-    greenio_pystate_after_fork(core.thread_state, core.stack)
+cdef void after_fork(FiberCore *core, unsigned long ident) noexcept:
+    greenio_pystate_after_fork(core.thread_state, ident)
 
 
 cdef void before_exit(FiberCore *core) noexcept:
@@ -433,7 +437,9 @@ cdef void forget_after_fork(FiberCore *core) noexcept:
 
 
 cdef void forget_pool_after_fork() noexcept:
+    global forks_survived
     cdef greenio_stack *stack
+    forks_survived += 1
     greenio_pystate_after_fork_child()
     while True:
         stack = greenio_stack_pool_take(0)

@@ -188,15 +188,16 @@ void greenio_pystate_write_traceback(PyThreadState *state, int fd)
     write_frames(state, fd);
 }
 
-void greenio_pystate_before_fork(PyThreadState *state)
+unsigned long greenio_pystate_before_fork(PyThreadState *state)
 {
+    unsigned long ident = state->thread_id;
     state->thread_id = PyThread_get_thread_ident();
+    return ident;
 }
 
-void greenio_pystate_after_fork(PyThreadState *state, const struct greenio_stack *stack)
+void greenio_pystate_after_fork(PyThreadState *state, unsigned long ident)
 {
-    if (stack != NULL)
-        state->thread_id = (unsigned long)stack;
+    state->thread_id = ident;
 }
 
 void greenio_pystate_after_fork_child(void)
@@ -206,6 +207,7 @@ void greenio_pystate_after_fork_child(void)
 
 void greenio_pystate_before_exit(PyThreadState *state)
 {
+    state->thread_id = PyThread_get_thread_ident();
     forget_data_stack(state);
 }
 

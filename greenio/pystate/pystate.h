@@ -108,13 +108,14 @@ void greenio_pystate_give_back_recursion(struct greenio_stack *stack);
 /* Write the Python traceback of `state` to a descriptor, newest call first. As the process dies: best effort. */
 void greenio_pystate_write_traceback(PyThreadState *state, int fd);
 
-/* Before fork and after it: debug builds of 3.13+ assert that the forking state carries the OS thread's ident. */
-void greenio_pystate_before_fork(PyThreadState *state);
-void greenio_pystate_after_fork(PyThreadState *state, const struct greenio_stack *stack);
+/* Before fork and after it: debug builds of 3.13+ assert that the forking state carries the OS thread's ident. The first
+ * returns what the second puts back. */
+unsigned long greenio_pystate_before_fork(PyThreadState *state);
+void greenio_pystate_after_fork(PyThreadState *state, unsigned long ident);
 void greenio_pystate_after_fork_child(void);
 
 /* Called as the forked child's last callable has returned on a fiber's slot: finalisation frees the state's data stack, which
- * must not be the slot's. No Python frame is left. */
+ * must not be the slot's. No Python frame is left. Debug builds of 3.15 assert that the state carries the OS thread's ident. */
 void greenio_pystate_before_exit(PyThreadState *state);
 
 /* Thread states of this interpreter that are neither fibers' nor `own`: other OS threads that run Python. */
