@@ -116,6 +116,7 @@ cdef class Fiber(BaseFiber):
     cdef PyObject *alive_next
     cdef PyObject *alive_previous
 
+    cdef void mark_cancelled(self, object reason) noexcept
     cdef void end(self) noexcept
     cdef void remove_joiner(self, WaitNode *node) noexcept
 

@@ -271,12 +271,15 @@ cdef class Fiber(BaseFiber):
         """
         if self.outcome:
             return False
+        self.mark_cancelled(reason)
+        return True
+
+    cdef void mark_cancelled(self, object reason) noexcept:
         if not self.interrupts & CANCELLED:
             self.cancel_reason = reason
             self.interrupts |= CANCELLED
         if not self.shield:
             unpark(self, INTERRUPTED)
-        return True
 
     def join(self, timeout=None):
         """Wait until it has ended, however it did. Parks the calling fiber, or blocks an OS thread without fibers.
@@ -666,7 +669,9 @@ cdef class Scheduler:
                 while link is not NULL:
                     fiber = <Fiber>link
                     if fiber is not self.main:
-                        fiber.cancel("the run has ended")
+                        # Not cancel(), which leaves one alone that has its outcome: a destructor of its thread
+                        # locals may be parked.
+                        fiber.mark_cancelled("the run has ended")
                     link = fiber.alive_next
                 self.waits_for_all = True
                 try:
