@@ -908,6 +908,8 @@ cdef class Scheduler:
 
     cdef int park(self, object reason, object waiting_on, int64_t deadline_ns) except -1:
         cdef Fiber me = <Fiber>self.current
+        cdef unsigned char wake
+        cdef unsigned char outer_wake
         if self.hosting:
             raise RuntimeError(
                 f"a signal handler cannot wait ({reason}): no fiber runs, it was called on top of the idle loop; "
@@ -920,11 +922,15 @@ cdef class Scheduler:
         me.waiting_on = waiting_on
         me.parked_ns = self.seen_ns
         me.run_state = PARKED
+        outer_wake = me.wake
         self.switch_out(<PyObject *>me)
+        wake = me.wake
+        # This park may itself be inside another one's switch_out, in a destructor (bury, in _switch.pyx): leave that one's answer.
+        me.wake = outer_wake
         me.waiting_on = None
-        if me.wake == INTERRUPTED:
+        if wake == INTERRUPTED:
             self.raise_interrupt(me)
-        return me.wake
+        return wake
 
     cdef void give_way(self) noexcept:
         cdef PyObject *me = self.current
