@@ -66,6 +66,7 @@ cdef extern from "stack.h":
     void greenio_stack_set_high_water(size_t slots)
     int greenio_stack_stats_of "greenio_stack_stats"(size_t index, greenio_stack_stats *stats)
     int greenio_stack_canary_intact(const greenio_stack *stack)
+    greenio_stack *greenio_stack_find(const void *address)
     const int greenio_stack_yellow_open_count
 
 cdef extern from "overflow.h":
@@ -87,6 +88,7 @@ cdef extern from "pystate/pystate.h":
     void greenio_pystate_enter(PyThreadState *leaving, PyThreadState *state, PyThreadState *signals)
     void greenio_pystate_leave(PyThreadState *state)
     void greenio_pystate_reset(PyThreadState *state)
+    int greenio_pystate_is_clean(const PyThreadState *state)
     void greenio_pystate_drop(greenio_stack *stack)
     int greenio_pystate_use_stack(PyThreadState *state, const greenio_stack *stack, uintptr_t *saved) except -1
     void greenio_pystate_use_own_stack(PyThreadState *state, const greenio_stack *own, const uintptr_t *saved)
@@ -136,6 +138,7 @@ cdef struct Handover:         # from the one that leaves to the one that is cont
 
 
 cdef bint check_canaries = False   # some slot has no other guard
+cdef unsigned long long forks_survived = 0   # how many forks lie between the first process and this child: idle thread states were freed
 
 
 cdef class BaseFiber:
@@ -269,6 +272,8 @@ cdef void run_function(FiberCore *core) noexcept:
     cdef PyObject *value
     try:
         if fiber.context_variables is not None:
+    if not greenio_pystate_is_clean(core.thread_state):
+        greenio_pystate_reset(core.thread_state)
             PyContext_Enter(fiber.context_variables)
         follow_trace_hooks()
     except BaseException as error:
@@ -326,7 +331,10 @@ cdef object call_on_stack(FiberCore *core, size_t stack_bytes, object function, 
     cdef PyThreadState *state = PyThreadState_Get()
     cdef greenio_stack *outer = core.stack if core is not NULL else NULL
     cdef greenio_stack *stack = greenio_stack_acquire(stack_bytes)
+    # An OS thread's own code may stand on a slot too: in such a call, nested, or around run().
+    cdef greenio_stack *stands_on = outer if outer is not NULL else greenio_stack_find(greenio_here())
     cdef void *idle_state
+    cdef unsigned long long forks = forks_survived
     if stack is NULL:
         raise MemoryError(f"no stack of {stack_bytes} bytes: {strerror(errno).decode()}")
     # A pooled slot keeps a thread state for the next fiber; for this call it carries the caller's.
@@ -340,12 +348,14 @@ cdef object call_on_stack(FiberCore *core, size_t stack_bytes, object function, 
     try:
         greenio_pystate_use_stack(state, stack, saved)
         greenio_context_resume(greenio_context_initialize(stack.base, stack_call_entry), &call)
-        greenio_pystate_use_own_stack(state, outer, saved)
+        greenio_pystate_use_own_stack(state, stands_on, saved)
     finally:
         recover_from(stack)
         if core is not NULL:
             core.stack = outer
         stack.owner = NULL
+        if forks != forks_survived:
+            idle_state = NULL
         stack.thread_state = idle_state
         if idle_state is not NULL:
             greenio_stack_release(stack)
@@ -430,7 +440,9 @@ cdef void forget_after_fork(FiberCore *core) noexcept:
 
 
 cdef void forget_pool_after_fork() noexcept:
+    global forks_survived
     cdef greenio_stack *stack
+    forks_survived += 1
     greenio_pystate_after_fork_child()
     while True:
         stack = greenio_stack_pool_take(0)

@@ -71,12 +71,14 @@ static inline void greenio_version_give_back_recursion(PyThreadState *state, int
     taken[0] = 0;
 }
 
-static inline int greenio_version_clear_locals(PyThreadState *state)
+static inline int greenio_version_has_locals(const PyThreadState *state)
 {
-    if (state->dict == NULL)
-        return 0;
+    return state->dict != NULL;
+}
+
+static inline void greenio_version_clear_locals(PyThreadState *state)
+{
     Py_CLEAR(state->dict);
-    return 1;
 }
 
 static inline void greenio_version_settle(PyThreadState *state, const struct greenio_stack *stack)

@@ -36,12 +36,14 @@ static inline int greenio_version_forward_signals(PyThreadState *signals, PyThre
     return 0;
 }
 
-static inline int greenio_version_clear_locals(PyThreadState *state)
+static inline int greenio_version_has_locals(const PyThreadState *state)
 {
-    if (state->dict == NULL)
-        return 0;
+    return state->dict != NULL;
+}
+
+static inline void greenio_version_clear_locals(PyThreadState *state)
+{
     Py_CLEAR(state->dict);
-    return 1;
 }
 
 static inline void greenio_version_settle(PyThreadState *state, const struct greenio_stack *stack)

@@ -70,24 +70,22 @@ int greenio_pystate_new(struct greenio_stack *stack)
 void greenio_pystate_reset(PyThreadState *state)
 {
     struct greenio_stack *stack = (struct greenio_stack *)state->thread_id;
-    if (state->c_tracefunc != NULL)
-        PyEval_SetTrace(NULL, NULL);
-    if (state->c_profilefunc != NULL)
-        PyEval_SetProfile(NULL, NULL);
-    for (int round = 0; round < RESET_ROUNDS; round++) {
-        int found = greenio_version_clear_locals(state);
-        if (state->async_exc != NULL || state->async_gen_firstiter != NULL || state->async_gen_finalizer != NULL ||
-            state->exc_info->exc_value != NULL) {
-            Py_CLEAR(state->async_exc);
-            Py_CLEAR(state->async_gen_firstiter);
-            Py_CLEAR(state->async_gen_finalizer);
-            Py_CLEAR(state->exc_info->exc_value);
-            found = 1;
+    for (int round = 0; round < RESET_ROUNDS && !greenio_pystate_is_clean(state); round++) {
+        if (state->c_tracefunc != NULL)
+            PyEval_SetTrace(NULL, NULL);
+        if (state->c_profilefunc != NULL)
+            PyEval_SetProfile(NULL, NULL);
+        greenio_version_clear_locals(state);
+        Py_CLEAR(state->async_exc);
+        Py_CLEAR(state->async_gen_firstiter);
+        Py_CLEAR(state->async_gen_finalizer);
+        Py_CLEAR(state->exc_info->exc_value);
+        if (state->context != NULL) { /* made by a destructor that set a context variable */
+            state->context_ver++;
+            Py_CLEAR(state->context);
         }
-        if (!found)
-            break;
+        state->coroutine_origin_tracking_depth = 0;
     }
-    state->coroutine_origin_tracking_depth = 0;
     state->gilstate_counter = 1; /* as PyThreadState_New leaves it */
     greenio_version_settle(state, stack);
 }
@@ -209,6 +207,7 @@ void greenio_pystate_after_fork_child(void)
 
 void greenio_pystate_before_exit(PyThreadState *state)
 {
+    state->thread_id = PyThread_get_thread_ident();
     forget_data_stack(state);
 }
 

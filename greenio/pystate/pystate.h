@@ -57,6 +57,14 @@ static inline void greenio_pystate_enter(PyThreadState *leaving, PyThreadState *
     greenio_version_make_current(state);
 }
 
+/* Whether the state is as new: nothing of what reset clears is there. */
+static inline int greenio_pystate_is_clean(const PyThreadState *state)
+{
+    return !greenio_version_has_locals(state) && state->async_exc == NULL && state->async_gen_firstiter == NULL &&
+           state->async_gen_finalizer == NULL && state->exc_info->exc_value == NULL && state->context == NULL &&
+           state->c_tracefunc == NULL && state->c_profilefunc == NULL && state->coroutine_origin_tracking_depth == 0;
+}
+
 /* leave: what must be put away before another state is entered. Nothing, where each fiber has its own. */
 static inline void greenio_pystate_leave(PyThreadState *state)
 {
@@ -64,7 +72,10 @@ static inline void greenio_pystate_leave(PyThreadState *state)
 }
 
 /* reset: make the current state like new for the next fiber, but for what only drop may clear. Called by the fiber that ends,
- * on its own stack, with no Python frame left. Destructors may run Python code, and park. */
+ * on its own stack, with no Python frame left. Destructors may run Python code, and park.
+ * Also called by a fiber that begins and finds its state not clean. An idle state can be reached: by
+ * PyThreadState_SetAsyncExc with an ended fiber's ident, by threading.settrace_all_threads, by a signal
+ * handler that runs while an ended fiber hosts the idle loop. */
 void greenio_pystate_reset(PyThreadState *state);
 
 /* drop: free the state of a slot that nobody stands on. It must not be current. Python code does not run, if the
@@ -104,7 +115,7 @@ void greenio_pystate_after_fork(PyThreadState *state, unsigned long thread_id);
 void greenio_pystate_after_fork_child(void);
 
 /* Called as the forked child's last callable has returned on a fiber's slot: finalisation frees the state's data stack, which
- * must not be the slot's. No Python frame is left. */
+ * must not be the slot's. No Python frame is left. Debug builds of 3.15 assert that the state carries the OS thread's ident. */
 void greenio_pystate_before_exit(PyThreadState *state);
 
 /* Thread states of this interpreter that are neither fibers' nor `own`: other OS threads that run Python. */
