@@ -1436,7 +1436,7 @@ def end_other_runs():
     """At the interpreter's exit: runs on daemon threads are cancelled, so that their fibers' finally blocks run."""
     import time
     cdef Scheduler scheduler
-    cdef int64_t patience = greenio_monotonic_ns() + EXIT_PATIENCE_MS * 1_000_000
+    cdef int64_t patience = greenio_monotonic_ns() + <int64_t>EXIT_PATIENCE_MS * 1_000_000
     for scheduler in list(live):
         if scheduler.os_thread != PyThread_get_thread_ident():
             scheduler.main.cancel("the interpreter exits")

@@ -66,6 +66,7 @@ cdef extern from "stack.h":
     void greenio_stack_set_high_water(size_t slots)
     int greenio_stack_stats_of "greenio_stack_stats"(size_t index, greenio_stack_stats *stats)
     int greenio_stack_canary_intact(const greenio_stack *stack)
+    greenio_stack *greenio_stack_find(const void *address)
     const int greenio_stack_yellow_open_count
 
 cdef extern from "overflow.h":
@@ -91,6 +92,7 @@ cdef extern from "pystate/pystate.h":
     void greenio_pystate_use_own_stack(PyThreadState *state, const greenio_stack *own, const uintptr_t *saved)
     int greenio_pystate_take_recursion(greenio_stack *stack) noexcept
     void greenio_pystate_give_back_recursion(greenio_stack *stack)
+    void greenio_pystate_watch_recursion_errors(void (*freed)() noexcept)
     PyObject *greenio_pystate_take_exception()
     void greenio_pystate_write_traceback(PyThreadState *state, int fd)
     void greenio_pystate_before_fork(PyThreadState *state)
@@ -361,6 +363,15 @@ cdef void recover_from(greenio_stack *stack) noexcept:
         greenio_pystate_give_back_recursion(stack)
 
 
+cdef void recursion_error_freed() noexcept:
+    # Somebody has handled one: it may have come out of the yellow zone, which is closed as soon as its fiber is out of it.
+    cdef greenio_stack *stack
+    if greenio_stack_yellow_open_count != 0:
+        stack = greenio_stack_find(greenio_here())
+        if stack is not NULL:
+            recover_from(stack)
+
+
 cdef void check_canary(FiberCore *core) noexcept:
     if core.stack is not NULL and not greenio_stack_canary_intact(core.stack):
         greenio_overflow_report_and_die(core.stack, "overflowed an unguarded stack")
@@ -461,6 +472,11 @@ def guard_kind():
     return GUARD_NAMES[greenio_stack_guard_kind()]
 
 
+def overflowing():
+    """How many stacks have their yellow half open just now: their fibers ran out of stack and have not come back up."""
+    return greenio_stack_yellow_open_count
+
+
 def stack_classes():
     """Figures of each size of stack that was ever asked for, smallest first, as a list of dicts; see greenio.debug.stack_stats."""
     cdef greenio_stack_stats stats
@@ -543,6 +559,7 @@ def _set_up():
             raise ImportError(f"GREENIO_GUARD must be one of {', '.join(GUARD_NAMES.values())}, not {wanted!r}")
     if greenio_stack_init(GREENIO_YELLOW_ZONE, forced) < 0:
         raise ImportError(f"GREENIO_GUARD={wanted}: {strerror(errno).decode()}")
+    greenio_pystate_watch_recursion_errors(recursion_error_freed)
     size = os.environ.get("GREENIO_STACK_SIZE")
     if size:
         set_default_stack_size(int(size))
