@@ -94,6 +94,7 @@ cdef extern from "pystate/pystate.h":
     void greenio_pystate_use_own_stack(PyThreadState *state, const greenio_stack *own, const uintptr_t *saved)
     int greenio_pystate_take_recursion(greenio_stack *stack) noexcept
     void greenio_pystate_give_back_recursion(greenio_stack *stack)
+    void greenio_pystate_watch_recursion_errors(void (*freed)() noexcept)
     PyObject *greenio_pystate_take_exception()
     void greenio_pystate_write_traceback(PyThreadState *state, int fd)
     unsigned long greenio_pystate_before_fork(PyThreadState *state)
@@ -374,6 +375,15 @@ cdef void recover_from(greenio_stack *stack) noexcept:
         greenio_pystate_give_back_recursion(stack)
 
 
+cdef void recursion_error_freed() noexcept:
+    # Somebody has handled one: it may have come out of the yellow zone, which is closed as soon as its fiber is out of it.
+    cdef greenio_stack *stack
+    if greenio_stack_yellow_open_count != 0:
+        stack = greenio_stack_find(greenio_here())
+        if stack is not NULL:
+            recover_from(stack)
+
+
 cdef void check_canary(FiberCore *core) noexcept:
     if core.stack is not NULL and not greenio_stack_canary_intact(core.stack):
         greenio_overflow_report_and_die(core.stack, "overflowed an unguarded stack")
@@ -478,6 +488,11 @@ def guard_kind():
     return guard_names[greenio_stack_guard_kind()]
 
 
+def overflowing():
+    """How many stacks have their yellow half open just now: their fibers ran out of stack and have not come back up."""
+    return greenio_stack_yellow_open_count
+
+
 def stack_classes():
     """Figures of each size of stack that was ever asked for, smallest first, as a list of dicts; see greenio.debug.stack_stats."""
     cdef greenio_stack_stats stats
@@ -560,6 +575,7 @@ def _set_up():
             raise ImportError(f"GREENIO_GUARD must be one of {', '.join(guard_names.values())}, not {wanted!r}")
     if greenio_stack_init(GREENIO_YELLOW_ZONE, forced) < 0:
         raise ImportError(f"GREENIO_GUARD={wanted}: {strerror(errno).decode()}")
+    greenio_pystate_watch_recursion_errors(recursion_error_freed)
     size = os.environ.get("GREENIO_STACK_SIZE")
     if size:
         set_default_stack_size(int(size))

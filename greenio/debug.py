@@ -31,7 +31,8 @@ def stack_stats() -> dict[str, Any]:
     """The memory that fibers' stacks take.
 
     Returns:
-        guard: what a new stack is guarded with, "madvise", "mprotect" or "canary"; then sums over all sizes of
+        guard: what a new stack is guarded with, "madvise", "mprotect" or "canary"; overflowing: fibers that ran out of
+        C stack and have not come back up; then sums over all sizes of
         in_use, pooled (finished, kept warm), cold (address space only), slabs, reserved_bytes (address space);
         and sizes: a list with the same and more for each size of stack: stack_bytes (usable), slot_bytes (with
         guard and data area), in_use_peak, high_water (most kept warm), acquired_total, reused_total, given_back_total
@@ -39,7 +40,7 @@ def stack_stats() -> dict[str, Any]:
     """
     sizes = _switch.stack_classes()
     sums = {key: sum(row[key] for row in sizes) for key in ("in_use", "pooled", "cold", "slabs", "reserved_bytes")}
-    return {"guard": _switch.guard_kind(), **sums, "sizes": sizes}
+    return {"guard": _switch.guard_kind(), "overflowing": _switch.overflowing(), **sums, "sizes": sizes}
 
 
 def set_stack_pool(slots: int) -> None:

@@ -330,15 +330,19 @@ static struct greenio_stack *standing_on(const void *stack_pointer)
     return greenio_stack_find(stack_pointer);
 }
 
-/* Whether the fiber goes on: its yellow half is open now, and it will raise RecursionError soon. */
-static int go_on_in_yellow(struct greenio_stack *stack)
+/* Whether the fiber goes on: its yellow half is open down to `lowest` now, and was not before, and it will raise RecursionError
+ * soon. */
+static int go_on_in_yellow(struct greenio_stack *stack, const char *lowest)
 {
     const struct greenio_overflow_hooks *hooks = __atomic_load_n(&installed_hooks, __ATOMIC_ACQUIRE);
-    if (hooks == NULL || hooks->take_recursion == NULL || stack->yellow_open || greenio_stack_open_yellow(stack) != 0)
+    const char *before = greenio_stack_open_limit(stack);
+    if (hooks == NULL || hooks->take_recursion == NULL || greenio_stack_open_yellow(stack, lowest) != 0
+        || greenio_stack_open_limit(stack) == before)
         return 0;
     if (hooks->take_recursion(stack) == 0)
         return 1;
-    greenio_stack_close_yellow(stack);
+    if (before == stack->limit)
+        greenio_stack_close_yellow(stack);
     return 0;
 }
 
@@ -369,7 +373,7 @@ static int handle_fault(const void *address, const void *stack_pointer)
 
     struct greenio_stack *standing = standing_on(stack_pointer);
     if (touched.part == GREENIO_PART_YELLOW && touched.stack != NULL && touched.stack == standing
-        && greenio_stack_find(stack_pointer) == standing && go_on_in_yellow(standing))
+        && greenio_stack_find(stack_pointer) == standing && go_on_in_yellow(standing, address))
         return 1;
     report_fault(standing, &touched);
     return 0;
@@ -377,17 +381,16 @@ static int handle_fault(const void *address, const void *stack_pointer)
 
 /* The kernel found no room for the frame of some other signal's handler (one without SA_ONSTACK): SIGSEGV comes in its
  * place, with no address, and that signal is lost. An access to an address that is none looks the same; it comes again once
- * the yellow half is open, and is then not close to the end of the stack any more. 1 if the fiber goes on. */
+ * the yellow half is open further, and is then not close to the end of the stack any more. 1 if the fiber goes on. */
 static int handle_lost_signal(const char *stack_pointer)
 {
     struct greenio_stack *standing = standing_on(stack_pointer);
     struct greenio_stack_place place;
     if (standing == NULL || !greenio_stack_locate(stack_pointer, &place) || place.stack != standing)
         return 0;
-    const char *end = standing->yellow_open ? standing->limit - GREENIO_GUARD_HALF_BYTES : standing->limit;
-    if (stack_pointer >= end + SIGNAL_FRAME_MAX_BYTES)
+    if (stack_pointer >= greenio_stack_open_limit(standing) + SIGNAL_FRAME_MAX_BYTES)
         return 0;
-    if (go_on_in_yellow(standing))
+    if (go_on_in_yellow(standing, stack_pointer - SIGNAL_FRAME_MAX_BYTES))
         return 1;
     report(standing, "no room on a fiber's stack for a signal handler, or a bad address was used close to its guard",
            place.stack_bytes);

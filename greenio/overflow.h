@@ -1,8 +1,9 @@
 /* overflow.h: what happens when a fiber's C stack runs out.
  *
  * A SIGSEGV handler on an alternate stack. A fault in the yellow half of the guard, by the fiber that stands on
- * that very slot, opens the half and takes the thread state's remaining recursion, so that the interpreter raises
- * RecursionError at its next check; the faulting instruction is restarted. Any other fault in a guard is reported
+ * that very slot, opens the half down to there and takes the thread state's remaining recursion, so that the interpreter raises
+ * RecursionError at its next check; the faulting instruction is restarted. Each page once: unwinding gives recursion back, and
+ * code that catches the error may come down again, by a way that takes more stack a level. Any other fault in a guard is reported
  * (which fiber, how large its stack, its Python traceback) and then handled as if we were not there: the handler
  * that was installed before runs, or the process dies of SIGSEGV. Faults elsewhere are passed on untouched.
  *
@@ -14,8 +15,8 @@
 #include "stack.h"
 
 struct greenio_overflow_hooks {
-    /* Zero the remaining recursion of the slot's thread state, noting in stack->taken what was taken. The yellow half is open
-     * already. Nonzero if that thread state cannot be made to raise. Async-signal-safe. */
+    /* Zero the remaining recursion of the slot's thread state, adding to stack->taken what was taken. The yellow half is open
+     * as far as needed. Nonzero if that thread state cannot be made to raise. Async-signal-safe. */
     int (*take_recursion)(struct greenio_stack *stack);
     /* Write what is known of the fiber (name, id, then its Python traceback) to `fd`. Called as the process
      * dies; best effort. */

@@ -30,7 +30,7 @@
 #  define MADV_GUARD_REMOVE 103
 #endif
 
-#define PAGE_BYTES ((size_t)4096)
+#define PAGE_BYTES ((size_t)GREENIO_PAGE_BYTES)
 #define CACHE_LINE_BYTES 64
 
 /* The hot page: C stack up to here, then the control block. A parked fiber with three Python frames needs 1.1 KiB (3.11)
@@ -339,23 +339,26 @@ int greenio_stack_canary_intact(const struct greenio_stack *stack)
     return seen == 0;
 }
 
-int greenio_stack_open_yellow(struct greenio_stack *stack)
+int greenio_stack_open_yellow(struct greenio_stack *stack, const void *lowest)
 {
-    int failed;
-    if (stack->yellow_open)
-        return 0;
     if (!wants_yellow || stack->guard_kind == GREENIO_GUARD_CANARY) {
         errno = ENOTSUP;
         return -1;
     }
-    if (stack->guard_kind == GREENIO_GUARD_MADVISE)
-        failed = madvise(yellow_of(stack), GREENIO_GUARD_HALF_BYTES, MADV_GUARD_REMOVE);
-    else
-        failed = mprotect(yellow_of(stack), GREENIO_GUARD_HALF_BYTES, PROT_READ | PROT_WRITE);
+    const char *open_limit = greenio_stack_open_limit(stack);
+    char *from = (char *)((uintptr_t)lowest & ~(PAGE_BYTES - 1));
+    if (from < yellow_of(stack))
+        from = yellow_of(stack);
+    if (from >= open_limit)
+        return 0;
+    size_t bytes = (size_t)(open_limit - from);
+    int failed = stack->guard_kind == GREENIO_GUARD_MADVISE ? madvise(from, bytes, MADV_GUARD_REMOVE)
+                                                            : mprotect(from, bytes, PROT_READ | PROT_WRITE);
     if (failed)
         return -1;
-    stack->yellow_open = 1;
-    __atomic_add_fetch(&greenio_stack_yellow_open_count, 1, __ATOMIC_RELAXED);
+    if (!stack->yellow_open)
+        __atomic_add_fetch(&greenio_stack_yellow_open_count, 1, __ATOMIC_RELAXED);
+    stack->yellow_open = (uint8_t)((size_t)(stack->limit - from) / PAGE_BYTES);
     return 0;
 }
 

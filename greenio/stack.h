@@ -22,6 +22,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define GREENIO_PAGE_BYTES 4096
 #define GREENIO_GUARD_HALF_BYTES (64 * 1024)                 /* red half; the yellow half has as much */
 #define GREENIO_GUARD_BYTES (2 * GREENIO_GUARD_HALF_BYTES)
 #define GREENIO_DATA_AREA_MIN_BYTES (16 * 1024)              /* readable from the chunk's start: remote unwinders read that much */
@@ -43,7 +44,7 @@ struct greenio_stack {
     void *thread_state;     /* the slot's PyThreadState, or NULL; kept while pooled, NULL in a cold slot */
     void *owner;            /* the fiber that stands here (borrowed), or NULL; for reports */
     uint8_t guard_kind;     /* enum greenio_guard_kind */
-    volatile uint8_t yellow_open; /* the yellow half is usable just now; set by the fault handler */
+    volatile uint8_t yellow_open; /* pages of the yellow half, from its top, that are usable just now; set by the fault handler */
     uint16_t size_class;    /* index of the pool that it belongs to */
     int32_t taken[2];       /* recursion units taken by the fault handler, to be given back (py, c) */
     struct greenio_stack *next; /* in a pool's list */
@@ -128,12 +129,18 @@ struct greenio_stack_place {
 };
 int greenio_stack_locate(const void *address, struct greenio_stack_place *place);
 
-/* Make the yellow half usable, or a guard again (its pages given back). 0, or -1 with errno.
- * greenio_stack_open_yellow is async-signal-safe. */
-int greenio_stack_open_yellow(struct greenio_stack *stack);
+/* Make the yellow half usable down to the page of `lowest` (at most all of it; what is open stays open), or all of it a guard
+ * again (its pages given back). 0, or -1 with errno. greenio_stack_open_yellow is async-signal-safe. */
+int greenio_stack_open_yellow(struct greenio_stack *stack, const void *lowest);
 int greenio_stack_close_yellow(struct greenio_stack *stack);
 
-/* Slots whose yellow half is open now. Read on every park: nonzero sends the fiber through
+/* The end of what is usable just now. Async-signal-safe. */
+static inline const char *greenio_stack_open_limit(const struct greenio_stack *stack)
+{
+    return stack->limit - (size_t)stack->yellow_open * GREENIO_PAGE_BYTES;
+}
+
+/* Slots whose yellow half is open now, wholly or in part. Read on every park: nonzero sends the fiber through
  * greenio_overflow_recover (overflow.h). */
 extern volatile int greenio_stack_yellow_open_count;
 

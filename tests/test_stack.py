@@ -701,6 +701,41 @@ else:
 """)
 
 
+def test_yellow_opens_page_by_page(run, faulting_kind):
+    run(f"""
+probe.init(1, {faulting_kind})
+stack = probe.acquire(SIZE)
+limit = probe.block(stack)["limit"]
+for page in range(1, 17):
+    probe.open_yellow(stack, limit - page * PAGE + 100)
+    assert probe.write_status(limit - page * PAGE) == 0
+    assert probe.write_status(limit - page * PAGE - 1) == -signal.SIGSEGV
+    probe.fill(limit - page * PAGE, PAGE, page)
+    probe.open_yellow(stack, limit - 1)  # what is open stays open
+    assert probe.block(stack)["yellow_open"] == page and probe.yellow_open_count() == 1
+assert all(probe.peek(limit - page * PAGE, 1) == bytes([page]) for page in range(1, 17))
+probe.close_yellow(stack)
+assert probe.write_status(limit - 1) == -signal.SIGSEGV and probe.yellow_open_count() == 0
+""")
+
+
+def test_each_page_of_yellow_takes_the_recursion_again(run, faulting_kind):
+    # The error was caught, and the fiber came down again before it was told to recover.
+    run(f"""
+probe.init(1, {faulting_kind})
+probe.install()
+probe.prepare_thread()
+stack = probe.acquire(SIZE)
+opened = [0]
+for i in range(1, 5):
+    deeper = stack - probe.block(stack)["limit"] + opened[-1] * PAGE + 100
+    probe.run_deep(stack, deeper)
+    assert probe.takes() == i and probe.yellow_open_count() == 1
+    opened.append(probe.block(stack)["yellow_open"])
+assert opened == sorted(set(opened)), opened
+""")
+
+
 def test_an_overflow_opens_yellow_and_goes_on(run, faulting_kind):
     run(f"""
 probe.init(1, {faulting_kind})

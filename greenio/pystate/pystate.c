@@ -144,6 +144,38 @@ void greenio_pystate_give_back_recursion(struct greenio_stack *stack)
     greenio_version_give_back_recursion(stack->thread_state, stack->taken);
 }
 
+#if GREENIO_YELLOW_ZONE
+static destructor free_recursion_error; /* the type's own */
+static void (*recursion_error_freed)(void);
+
+static void recursion_error_dealloc(PyObject *error)
+{
+    /* The type's own asks whether it is the type's, and uses the trashcan only then: so it is used here. Long chains are made by
+     * code that recurses again in its except clause. */
+    PyObject_GC_UnTrack(error);
+    Py_TRASHCAN_BEGIN(error, recursion_error_dealloc)
+    free_recursion_error(error);
+    Py_TRASHCAN_END
+    recursion_error_freed();
+}
+#endif
+
+/* The type's slot is the one place that is passed after every overflow that was handled, on the way and not in a signal
+ * handler. Subclasses call it, too. */
+void greenio_pystate_watch_recursion_errors(void (*freed)(void))
+{
+#if GREENIO_YELLOW_ZONE
+    PyTypeObject *type = (PyTypeObject *)PyExc_RecursionError;
+    recursion_error_freed = freed;
+    if (type->tp_dealloc != recursion_error_dealloc) {
+        free_recursion_error = type->tp_dealloc;
+        type->tp_dealloc = recursion_error_dealloc;
+    }
+#else
+    (void)freed;
+#endif
+}
+
 static void write_text(int fd, const char *text)
 {
     ssize_t ignored = write(fd, text, strlen(text));

@@ -104,6 +104,10 @@ void greenio_pystate_use_own_stack(PyThreadState *state, const struct greenio_st
 int greenio_pystate_take_recursion(struct greenio_stack *stack);
 /* Give back what was taken. */
 void greenio_pystate_give_back_recursion(struct greenio_stack *stack);
+/* Have `freed` called each time that a RecursionError was freed, with the GIL held, by whichever code let go of it. Code that
+ * catches one and goes on without a park would else meet the open yellow zone with the recursion that unwinding gave back.
+ * Where there is no yellow zone: nothing. Once, at import. */
+void greenio_pystate_watch_recursion_errors(void (*freed)(void));
 
 /* Write the Python traceback of `state` to a descriptor, newest call first. As the process dies: best effort. */
 void greenio_pystate_write_traceback(PyThreadState *state, int fd);

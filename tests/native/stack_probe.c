@@ -215,11 +215,11 @@ static PyObject *probe_part(PyObject *module, PyObject *args)
 
 static PyObject *probe_open_yellow(PyObject *module, PyObject *args)
 {
-    unsigned long long value[1];
+    unsigned long long value[2] = {0, 0}; /* a stack; the lowest address, all of the half if it is left out */
     (void)module;
-    if (take(args, value, 1, 1) != 0)
+    if (take(args, value, 1, 2) != 0)
         return NULL;
-    return greenio_stack_open_yellow(STACK(value[0])) == 0 ? Py_NewRef(Py_None) : raise_errno();
+    return greenio_stack_open_yellow(STACK(value[0]), ADDRESS(value[1])) == 0 ? Py_NewRef(Py_None) : raise_errno();
 }
 
 static PyObject *probe_close_yellow(PyObject *module, PyObject *args)
