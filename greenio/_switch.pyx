@@ -271,10 +271,10 @@ cdef void run_function(FiberCore *core) noexcept:
     # no line of ours is in the user's traceback.
     cdef BaseFiber fiber = <BaseFiber>core.fiber
     cdef PyObject *value
-    try:
-        if fiber.context_variables is not None:
     if not greenio_pystate_is_clean(core.thread_state):
         greenio_pystate_reset(core.thread_state)
+    try:
+        if fiber.context_variables is not None:
             PyContext_Enter(fiber.context_variables)
         follow_trace_hooks()
     except BaseException as error:
