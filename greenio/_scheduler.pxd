@@ -118,6 +118,7 @@ cdef class Fiber(BaseFiber):
 
     cdef int judge(self, Scheduler scheduler) except -1
     cdef int call_back(self, object fn) except -1
+    cdef int call_all_back(self) except -1
     cdef int log_failure(self) except -1
     cdef object cancelled_error(self)
     cdef void end(self) noexcept

@@ -420,7 +420,7 @@ cdef class Fiber(BaseFiber):
             log().exception("a done callback of %s raised: %r", self.name, fn)
         return 0
 
-    def _call_all_back(self):
+    cdef int call_all_back(self) except -1:
         cdef Scheduler scheduler = self.scheduler
         while self.callbacks:
             try:
@@ -429,6 +429,7 @@ cdef class Fiber(BaseFiber):
                 pass
             except BaseException as error:
                 scheduler.throw_into_main(error)
+        return 0
 
     def __repr__(self):
         waits = self.waits_for
@@ -452,7 +453,8 @@ cdef class Fiber(BaseFiber):
         try:
             if self.raised is not None:
                 self.judge(scheduler)
-            self._call_all_back()
+            if self.callbacks is not None:
+                self.call_all_back()
             if self is scheduler.main:
                 scheduler.end_forked_child(self)
             # Our own reference, and that of run_function: with no other, this is the last chance to tell.
@@ -780,7 +782,7 @@ cdef class Scheduler:
         self.main.raised = exception
         self.main.outcome = True
         self.main.observed = True
-        self.main._call_all_back()
+        self.main.call_all_back()
 
     def _close(self):
         """Leave the OS thread. Every fiber has ended, or its OS thread is gone."""

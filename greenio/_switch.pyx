@@ -20,7 +20,7 @@ from libc.string cimport strerror
 
 cdef extern from "Python.h":
     PyObject *PyObject_Call(PyObject *function, PyObject *arguments, PyObject *keywords)
-    PyObject *PyDict_GetItemString(object dictionary, const char *key)
+    PyObject *PyDict_GetItemWithError(object dictionary, object key) except? NULL
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
     PyThreadState *PyThreadState_Get()
@@ -306,8 +306,8 @@ cdef dict threading_names = threading.__dict__
 
 cdef void follow_trace_hooks() except *:
     # A fiber starts traced and profiled as a thread would (threading.settrace, threading.setprofile).
-    cdef PyObject *trace = PyDict_GetItemString(threading_names, "_trace_hook")
-    cdef PyObject *profile = PyDict_GetItemString(threading_names, "_profile_hook")
+    cdef PyObject *trace = PyDict_GetItemWithError(threading_names, "_trace_hook")
+    cdef PyObject *profile = PyDict_GetItemWithError(threading_names, "_profile_hook")
     if trace is not NULL and <object>trace is not None:
         sys.settrace(<object>trace)
     if profile is not NULL and <object>profile is not None:

@@ -591,13 +591,13 @@ struct greenio_stack *greenio_stack_acquire(size_t stack_bytes)
     return stack;
 }
 
-/* Whether something was written in the page at `page`, as far as a look at 16 places tells. Deep use leaves return addresses
+/* Whether something was written in the page at `page`, as far as a look at four places tells. Deep use leaves return addresses
  * and saved registers all over. Reading a page that was never written maps the kernel's zero page, once: no memory. */
 static int page_written(const char *page)
 {
     const volatile uint64_t *words = (const volatile uint64_t *)page;
     uint64_t seen = 0;
-    for (size_t i = 0; i < PAGE_BYTES / sizeof *words; i += 32)
+    for (size_t i = 0; i < PAGE_BYTES / sizeof *words; i += 128)
         seen |= words[i] | words[i + 1];
     return seen != 0;
 }
