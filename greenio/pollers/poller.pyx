@@ -46,6 +46,7 @@ cdef class Poller:
         return self.take(entry)
 
     cpdef bint holds(self, Entry entry) except -1:
+        """Whether the kernel still has *entry*: not if its descriptor was closed without `remove`."""
         return entry.fd >= 0 and entry.fd < self.table_size and self.table[entry.fd] is <PyObject *>entry
 
     cpdef Py_ssize_t wait(self, int64_t timeout_ns) except -1:
