@@ -225,6 +225,7 @@ cdef class Scheduler:
 
     # Descriptors. watch_for registers on first use; wait_io parks until the flag is set and it is the node's turn, see _socket.pyx.
     cdef Watch watch_for(self, int fd)
+    cdef void drop_watch(self, Watch watch) noexcept
     cdef int wait_io(self, Watch watch, bint to_write, WaitNode *node, int64_t deadline_ns, object reason, object waiting_on) except -1
 
 

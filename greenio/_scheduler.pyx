@@ -571,15 +571,25 @@ cdef void close_watch(int fd) noexcept:
     cdef Scheduler scheduler
     cdef Watch watch
     for scheduler in list(live):
-        watch = scheduler.watches.pop(fd, None)
-        if watch is None:
-            continue
-        try:
-            scheduler.poller.remove(watch)
-        except OSError as error:
-            scheduler.throw_into_main(error)
-        watch.closed = True
-        watch.unpark_everyone()
+        watch = scheduler.watches.get(fd)
+        if watch is not None:
+            scheduler.drop_watch(watch)
+
+
+cdef int keep_only(WaitList *waiters, PyObject *fiber) noexcept:
+    # Drop all nodes but this fiber's; returns how many are left.
+    cdef WaitNode *node = waiters.first
+    cdef WaitNode *next
+    cdef int kept = 0
+    waiters.first = NULL
+    waiters.last = NULL
+    while node is not NULL:
+        next = node.next
+        if node.fiber is fiber:
+            wait_append(waiters, node, fiber)
+            kept += 1
+        node = next
+    return kept
 
 
 cdef class _SignalPipe(Entry):
@@ -1268,6 +1278,13 @@ cdef class Scheduler:
         cdef Fiber me = <Fiber>self.current
         cdef Fiber fiber
         cdef bint timed = me.timer.index >= 0
+        cdef Watch watch
+        # The others' nodes lie on their stacks, so they go first. One of ours is here if we forked in a signal handler on top of the
+        # idle loop.
+        self.io_waiting = 0
+        for watch in self.watches.values():
+            self.io_waiting += keep_only(&watch.readers, self.current) + keep_only(&watch.writers, self.current)
+        keep_only(&self.quiet_waiters, self.current)
         self.forget_fibers(me)
         forget_pool_after_fork()
         self.ring_head = 0
@@ -1278,14 +1295,11 @@ cdef class Scheduler:
             self.add_timer(&me.timer, me.timer.deadline_ns)
         me.joiners.first = NULL
         me.joiners.last = NULL
-        self.io_waiting = 0
         self.outside_calls = 0
         self.waits_for_all = False
         self.closing = False
         self.ended = False
         self.fatal = None
-        self.quiet_waiters.first = NULL
-        self.quiet_waiters.last = NULL
         self.watched.waiting = 0
         self.failed = []
         self.main = me
@@ -1327,10 +1341,21 @@ cdef class Scheduler:
 
     cdef int reopen(self) except -1:
         # In a forked child: new kernel objects, the monitor again.
+        cdef Watch watch
         pipe = self.signal_pipe
         self.signal_pipe = None
+        waited_for = [
+            (fd, watch) for fd, watch in self.watches.items()
+            if watch.readers.first is not NULL or watch.writers.first is not NULL]
         self.watches = {}
         self.poller.after_fork()
+        for fd, watch in waited_for:
+            (<Entry>watch).fd = fd
+            self.watches[fd] = watch
+            try:
+                self.poller.add(watch)
+            except OSError:
+                self.drop_watch(watch)   # who waits finds it closed
         self.watched.wake_fd = self.poller.wake_fd
         if pipe is not None:
             close_signal_pipe(pipe)
@@ -1364,11 +1389,23 @@ cdef class Scheduler:
 
     cdef Watch watch_for(self, int fd):
         cdef Watch watch = self.watches.get(fd)
+        if watch is not None and not self.poller.holds(watch):
+            self.drop_watch(watch)
+            watch = None
         if watch is None:
             watch = Watch(fd, self)
             self.poller.add(watch)
             self.watches[fd] = watch
         return watch
+
+    cdef void drop_watch(self, Watch watch) noexcept:
+        self.watches.pop(watch.fd, None)
+        try:
+            self.poller.remove(watch)
+        except OSError as error:
+            self.throw_into_main(error)
+        watch.closed = True
+        watch.unpark_everyone()
 
     cdef int wait_io(self, Watch watch, bint to_write, WaitNode *node, int64_t deadline_ns, object reason, object waiting_on) except -1:
         # Returns once the flag is set and it is the node's turn. The node stays in its list: leave_io takes it out, and must be called

@@ -28,14 +28,21 @@ cdef class SocketCore:
     cdef public int _io_refs          # files from makefile that are open
     cdef public bint _closed          # close was called; the descriptor lives until the last such file is closed
 
+    cdef bint is_tcp(self) noexcept
+    cdef bint never_waits(self) noexcept
+    cdef bint waits_for_all(self, int flags) noexcept
     cdef Watch watch_of(self, Scheduler scheduler)
     cdef int64_t deadline(self, Scheduler scheduler) except? -2
     cdef Watch watch_to_wait(self, Scheduler scheduler)
     cdef Py_ssize_t receive(self, Scheduler scheduler, char *buffer, Py_ssize_t size, int flags) except -1
     cdef Py_ssize_t receive_waiting(self, Scheduler scheduler, char *buffer, Py_ssize_t size, int flags) except -1
+    cdef recv_whole(self, Scheduler scheduler, Py_ssize_t size, int flags)
+    cdef Py_ssize_t receive_whole(self, Scheduler scheduler, char *buffer, Py_ssize_t size, int flags) except -1
     cdef Py_ssize_t transmit(self, Scheduler scheduler, const char *data, Py_ssize_t size, int flags, bint whole) except -1
     cdef Py_ssize_t transmit_waiting(
         self, Scheduler scheduler, const char *data, Py_ssize_t size, int flags, bint whole, Py_ssize_t sent) except -1
     cdef void note_short_read(self, Watch watch, Py_ssize_t count, Py_ssize_t size, int flags) noexcept
     cdef int try_accept(self, sockaddr_storage *address, socklen_t *length) noexcept
     cdef int accept_waiting(self, Scheduler scheduler, sockaddr_storage *address, socklen_t *length) except -1
+    cdef int connect_to_full_backlog(self, Scheduler scheduler, address) except -1
+    cdef int connect_waiting(self, Scheduler scheduler) except -1

@@ -9,13 +9,14 @@
 # What waits for a name does so in socket.py; addresses are parsed by the standard _socket.
 import _socket as standard
 import os
+import warnings
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.ref cimport PyObject
-from libc.errno cimport EAGAIN, EBADF, EINPROGRESS, EINTR, ENOTCONN, errno
-from libc.stdint cimport uint16_t, uint32_t
+from libc.errno cimport (
+    EAGAIN, EBADF, ECONNABORTED, ECONNRESET, EINPROGRESS, EINTR, ENOTCONN, errno)
+from libc.stdint cimport int64_t, uint16_t, uint32_t
 
 from greenio._scheduler cimport (
     NEVER, close_watch, current_scheduler_or_none, current_scheduler_or_raise, deadline_of, leave_io)
@@ -34,6 +35,9 @@ cdef extern from "<sys/socket.h>" nogil:
         SO_OOBINLINE
         MSG_DONTWAIT
         MSG_NOSIGNAL
+        MSG_OOB
+        MSG_PEEK
+        MSG_WAITALL
     struct sockaddr:
         unsigned short sa_family
     Py_ssize_t recv_call "recv"(int fd, void *buffer, size_t size, int flags)
@@ -47,6 +51,8 @@ cdef extern from "<sys/socket.h>" nogil:
 cdef extern from "<netinet/in.h>" nogil:
     struct in_addr:
         pass
+    enum:
+        IPPROTO_TCP
     struct sockaddr_in:
         uint16_t sin_port
         in_addr sin_addr
@@ -70,9 +76,22 @@ cdef extern from "<sys/un.h>" nogil:
 cdef extern from "<string.h>" nogil:
     size_t strnlen(const char *text, size_t most)
 
+cdef extern from "<netinet/tcp.h>" nogil:
+    enum:
+        TCP_ULP
+
+cdef extern from "<fcntl.h>" nogil:
+    enum:
+        F_GETFL
+        O_NONBLOCK
+    int fcntl(int fd, int command)
+
 cdef extern from "<poll.h>" nogil:
     enum:
         POLLIN
+        POLLOUT
+        POLLERR
+        POLLHUP
     struct pollfd:
         int fd
         short events
@@ -83,11 +102,13 @@ cdef extern from "<unistd.h>" nogil:
     int close_call "close"(int fd)
 
 cdef extern from "Python.h":
-    int _PyBytes_Resize(PyObject **bytes, Py_ssize_t size) except -1
     object PyUnicode_DecodeFSDefaultAndSize(const char *text, Py_ssize_t size)
 
 cdef enum:
     SCRATCH_BYTES = 128 * 1024
+    # A Unix socket's connect whose listener has no room is tried again: after this, then after twice as long, and so on.
+    FULL_BACKLOG_PAUSE_NS = 500_000
+    FULL_BACKLOG_LONGEST_PAUSE_NS = 20_000_000
 
 # Received bytes land here and are copied once, into an object of their exact size. The GIL is held from the system call to the
 # copy and nothing parks in between, so one is enough for the process.
@@ -107,6 +128,27 @@ cdef object socket_error(int number):
     return OSError(number, os.strerror(number))
 
 
+cdef int fail(Scheduler scheduler, int number) except -1:
+    # For a call that has not parked: it counts against the budget too, or who tries again and again would starve the others.
+    scheduler.spend()
+    raise socket_error(number)
+
+
+def _standard_socket(int family, int kind, int protocol, int fd):
+    """The standard _socket.socket on *fd*, without a timeout; -1 for what it shall find out. It does not set O_NONBLOCK.
+
+    Under a default timeout it would set the flag, on a file that others may share, and wait in connect.
+    """
+    default = standard.getdefaulttimeout()
+    if default is None:
+        return standard.socket(family, kind, protocol, fd)
+    standard.setdefaulttimeout(None)   # with the GIL: nobody else sees it
+    try:
+        return standard.socket(family, kind, protocol, fd)
+    finally:
+        standard.setdefaulttimeout(default)
+
+
 cdef object address_of(int domain, sockaddr_storage *storage, socklen_t length):
     # As the standard module has it; None for what only it knows.
     cdef char text[64]
@@ -120,10 +162,8 @@ cdef object address_of(int domain, sockaddr_storage *storage, socklen_t length):
         return text.decode("ascii"), ntohs(v4.sin_port)
     if domain == AF_INET6:
         v6 = <sockaddr_in6 *>storage
-        if v6.sin6_scope_id != 0:
-            return None
         inet_ntop(AF_INET6, &v6.sin6_addr, text, sizeof(text))
-        return text.decode("ascii"), ntohs(v6.sin6_port), ntohl(v6.sin6_flowinfo), 0
+        return text.decode("ascii"), ntohs(v6.sin6_port), ntohl(v6.sin6_flowinfo), v6.sin6_scope_id
     if domain == AF_UNIX:
         path = (<sockaddr_un *>storage).sun_path
         size = <Py_ssize_t>length - (path - <const char *>storage)
@@ -133,6 +173,16 @@ cdef object address_of(int domain, sockaddr_storage *storage, socklen_t length):
             return path[:size]
         return PyUnicode_DecodeFSDefaultAndSize(path, strnlen(path, size))
     return None
+
+
+cdef bint is_plain(known) except *:
+    # No urgent data among the rest, and no protocol such as TLS on top of TCP, which ends a read at the end of a record.
+    if known.getsockopt(SOL_SOCKET, SO_OOBINLINE):
+        return False
+    try:
+        return not known.getsockopt(IPPROTO_TCP, TCP_ULP, 16).strip(b"\0")
+    except OSError:
+        return True
 
 
 cdef class SocketCore:
@@ -152,29 +202,32 @@ cdef class SocketCore:
                 raise socket_error(errno)
             self.fd = fd
             self.nonblocking = True
-            self.short_means_drained = self.kind == SOCK_STREAM and self.domain in (AF_INET, AF_INET6)
+            self.short_means_drained = self.is_tcp()
         else:
             if isinstance(fileno, float):
                 raise TypeError("integer argument expected, got float")
             fd = fileno
             if fd < 0:
                 raise ValueError("negative file descriptor")
-            known = standard.socket(family, type, proto, fd)     # OSError if it is no socket
+            known = _standard_socket(family, type if type == -1 else type & ~(SOCK_NONBLOCK | SOCK_CLOEXEC), proto, fd)
             self.inner = known
             self.domain = known.family
             self.kind = known.type
             self.protocol = known.proto
+            self.short_means_drained = self.is_tcp() and is_plain(known)
             self.fd = fd
-            self.short_means_drained = (
-                self.kind == SOCK_STREAM and self.domain in (AF_INET, AF_INET6)
-                and not known.getsockopt(SOL_SOCKET, SO_OOBINLINE))
-        self.timeout_seconds = standard.getdefaulttimeout()
+        self.timeout_seconds = 0.0 if type != -1 and type & SOCK_NONBLOCK else standard.getdefaulttimeout()
+
+    cdef bint is_tcp(self) noexcept:
+        # The others that are streams on IP, SCTP among them, end a read at the end of a message.
+        return self.kind == SOCK_STREAM and self.domain in (AF_INET, AF_INET6) and self.protocol in (0, IPPROTO_TCP)
 
     def __del__(self):
         if self.fd >= 0:
-            import warnings
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            self._real_close()
+            try:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            finally:
+                self._real_close()
 
     cdef inline Watch watch_of(self, Scheduler scheduler):
         # The one in the caller's scheduler, if it has one: another OS thread may have used the socket last.
@@ -189,13 +242,16 @@ cdef class SocketCore:
             return NEVER
         return deadline_of(scheduler, self.timeout_seconds)
 
+    cdef bint never_waits(self) noexcept:
+        return self.timeout_seconds is not None and <double>self.timeout_seconds == 0
+
     cdef Watch watch_to_wait(self, Scheduler scheduler):
         # As watch_of, registered if need be; for a call that is about to wait.
         cdef Watch watch
         if self.fd < 0:
-            raise socket_error(EBADF)
-        if self.timeout_seconds is not None and self.timeout_seconds == 0:
-            raise socket_error(EAGAIN)
+            fail(scheduler, EBADF)
+        if self.never_waits():
+            fail(scheduler, EAGAIN)
         watch = self.watch_of(scheduler)
         if watch is None:
             watch = self.watch = scheduler.watch_for(self.fd)
@@ -208,7 +264,9 @@ cdef class SocketCore:
         cdef Py_ssize_t count
         scheduler.check()
         watch = self.watch_of(scheduler)
-        if watch is None or (watch.readable and watch.readers.first is NULL):
+        # With flags the kernel may have an answer although there are no data: that there is no urgent byte, for one.
+        if watch is None or flags & MSG_OOB or (
+                watch.readers.first is NULL and (watch.readable or flags or self.never_waits())):
             count = recv_call(self.fd, buffer, size, flags | MSG_DONTWAIT)
             if count >= 0:
                 self.note_short_read(watch, count, size, flags)
@@ -216,7 +274,7 @@ cdef class SocketCore:
             if errno == EAGAIN:
                 self.watch_to_wait(scheduler).readable = False
             elif errno != EINTR:
-                raise socket_error(errno)
+                fail(scheduler, errno)
         return self.receive_waiting(scheduler, buffer, size, flags)
 
     cdef inline void note_short_read(self, Watch watch, Py_ssize_t count, Py_ssize_t size, int flags) noexcept:
@@ -249,6 +307,9 @@ cdef class SocketCore:
     def recv(self, Py_ssize_t bufsize, int flags=0):
         """Receive at most *bufsize* bytes; b"" at the end of the stream. Parks while there are none.
 
+        With MSG_WAITALL, on a stream without a timeout, it parks until all *bufsize* bytes are there or the stream ends; what had
+        come is then the attribute `received` of the exception.
+
         Raises:
             TimeoutError: the socket's timeout passed. Nothing was taken.
             Cancelled: this fiber was cancelled. Nothing was taken.
@@ -257,9 +318,13 @@ cdef class SocketCore:
         cdef Scheduler scheduler = current_scheduler_or_raise()
         cdef Py_ssize_t count
         cdef object data
-        cdef PyObject *large
         if bufsize < 0:
             raise ValueError("negative buffersize in recv")
+        if bufsize == 0:
+            scheduler.check()
+            return b""
+        if flags & MSG_WAITALL and self.waits_for_all(flags):
+            return self.recv_whole(scheduler, bufsize, flags)
         if bufsize <= SCRATCH_BYTES:
             count = self.receive(scheduler, scratch, bufsize, flags)
             data = PyBytes_FromStringAndSize(scratch, count)
@@ -271,6 +336,57 @@ cdef class SocketCore:
         scheduler.spend()
         return data
 
+    cdef bint waits_for_all(self, int flags) noexcept:
+        # As in the standard module, where a timeout makes the descriptor nonblocking and the flag void.
+        return self.kind == SOCK_STREAM and self.timeout_seconds is None and not flags & MSG_OOB
+
+    cdef recv_whole(self, Scheduler scheduler, Py_ssize_t size, int flags):
+        data = PyBytes_FromStringAndSize(NULL, size)
+        count = self.receive_whole(scheduler, PyBytes_AS_STRING(data), size, flags)
+        if count < size:
+            data = PyBytes_FromStringAndSize(PyBytes_AS_STRING(data), count)
+        scheduler.spend()
+        return data
+
+    cdef Py_ssize_t receive_whole(self, Scheduler scheduler, char *buffer, Py_ssize_t size, int flags) except -1:
+        # MSG_WAITALL, which MSG_DONTWAIT makes void in the kernel. In line until all is there.
+        cdef WaitNode node
+        cdef Py_ssize_t received = 0
+        cdef Py_ssize_t count
+        cdef Watch watch
+        scheduler.check()
+        watch = self.watch_to_wait(scheduler)
+        watch.readable = True   # the first look costs less than an event
+        node.fiber = NULL
+        try:
+            while True:
+                scheduler.wait_io(watch, False, &node, NEVER, "socket receive", self)
+                count = recv_call(self.fd, buffer + received, size - received, flags | MSG_DONTWAIT)
+                if count == 0:
+                    return received
+                if count > 0 and not flags & MSG_PEEK:
+                    received += count
+                    if received == size:
+                        return received
+                    scheduler.spend()
+                    scheduler.check()
+                elif count > 0:
+                    # What was looked at stays: begin again when there is more.
+                    if count == size or watch.seen & (PEER_CLOSED | HANG_UP | FAILED):
+                        return count
+                    watch.readable = False
+                elif errno == EAGAIN:
+                    watch.readable = False
+                elif errno == EINTR:
+                    PyErr_CheckSignals()
+                else:
+                    raise socket_error(errno)
+        except BaseException as error:
+            error.received = PyBytes_FromStringAndSize(buffer, received)
+            raise
+        finally:
+            leave_io(watch, False, &node)
+
     def recv_into(self, buffer, Py_ssize_t nbytes=0, int flags=0):
         """Receive into *buffer*, at most *nbytes* or as much as it holds; returns how many bytes, 0 at the end. Parks as recv.
 
@@ -281,13 +397,24 @@ cdef class SocketCore:
         cdef Scheduler scheduler = current_scheduler_or_raise()
         cdef Py_buffer view
         cdef Py_ssize_t count
-        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        try:
+            PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        except BufferError:
+            raise TypeError(
+                f"recv_into() argument 1 must be read-write bytes-like object, not {type(buffer).__name__}") from None
         try:
             if nbytes < 0:
                 raise ValueError("negative buffersize in recv_into")
             if nbytes > view.len:
                 raise ValueError("buffer too small for requested bytes")
-            count = self.receive(scheduler, <char *>view.buf, nbytes or view.len, flags)
+            nbytes = nbytes or view.len
+            if nbytes == 0:
+                scheduler.check()
+                return 0
+            if flags & MSG_WAITALL and self.waits_for_all(flags):
+                count = self.receive_whole(scheduler, <char *>view.buf, nbytes, flags)
+            else:
+                count = self.receive(scheduler, <char *>view.buf, nbytes, flags)
         finally:
             PyBuffer_Release(&view)
         scheduler.spend()
@@ -302,7 +429,7 @@ cdef class SocketCore:
         cdef Py_ssize_t count = 0
         scheduler.check()
         watch = self.watch_of(scheduler)
-        if watch is None or (watch.writable and watch.writers.first is NULL):
+        if watch is None or (watch.writers.first is NULL and (watch.writable or self.never_waits())):
             count = send_call(self.fd, data, size, flags | MSG_DONTWAIT | MSG_NOSIGNAL)
             if count == size or (count >= 0 and not whole):
                 return count
@@ -310,7 +437,7 @@ cdef class SocketCore:
                 if errno == EAGAIN:
                     self.watch_to_wait(scheduler).writable = False
                 elif errno != EINTR:
-                    raise socket_error(errno)
+                    fail(scheduler, errno)
                 count = 0
         return self.transmit_waiting(scheduler, data, size, flags, whole, count)
 
@@ -318,11 +445,13 @@ cdef class SocketCore:
             self, Scheduler scheduler, const char *data, Py_ssize_t size, int flags, bint whole, Py_ssize_t sent) except -1:
         # In line from here to the end, so that what others send does not come in between.
         cdef WaitNode node
-        cdef int64_t deadline_ns = self.deadline(scheduler)
+        cdef int64_t deadline_ns
         cdef Py_ssize_t count
-        cdef Watch watch = self.watch_to_wait(scheduler)
+        cdef Watch watch = None
         node.fiber = NULL
         try:
+            deadline_ns = self.deadline(scheduler)
+            watch = self.watch_to_wait(scheduler)
             while True:
                 scheduler.wait_io(watch, True, &node, deadline_ns, "socket send", self)
                 count = send_call(self.fd, data + sent, size - sent, flags | MSG_DONTWAIT | MSG_NOSIGNAL)
@@ -330,6 +459,8 @@ cdef class SocketCore:
                     sent += count
                     if sent == size or not whole:
                         return sent
+                    scheduler.spend()   # a peer that reads as fast as we write would never let us park
+                    scheduler.check()
                 elif errno == EAGAIN:
                     watch.writable = False
                 elif errno == EINTR:
@@ -341,7 +472,8 @@ cdef class SocketCore:
                 error.bytes_sent = sent
             raise
         finally:
-            leave_io(watch, True, &node)
+            if watch is not None:
+                leave_io(watch, True, &node)
 
     def send(self, data, int flags=0):
         """Send some of *data*, as much as there is room for; returns how many bytes. Parks while there is no room.
@@ -373,6 +505,10 @@ cdef class SocketCore:
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
             self.transmit(scheduler, <const char *>view.buf, view.len, flags, True)
+        except BaseException as error:
+            if not hasattr(error, "bytes_sent"):
+                error.bytes_sent = 0
+            raise
         finally:
             PyBuffer_Release(&view)
         scheduler.spend()
@@ -428,12 +564,12 @@ cdef class SocketCore:
         cdef SocketCore accepted
         scheduler.check()
         watch = self.watch_of(scheduler)
-        if watch is None or (watch.readable and watch.readers.first is NULL):
+        if watch is None or (watch.readers.first is NULL and (watch.readable or self.never_waits())):
             fd = self.try_accept(&address, &length)
             if fd == -EAGAIN:
                 self.watch_to_wait(scheduler).readable = False
             elif fd < 0 and fd != -EINTR:
-                raise socket_error(-fd)
+                fail(scheduler, -fd)
         if fd < 0:
             fd = self.accept_waiting(scheduler, &address, &length)
         try:
@@ -450,33 +586,73 @@ cdef class SocketCore:
             raise
         accepted.fd = fd
         if peer is None:
-            peer = accepted.getpeername()
+            try:
+                peer = accepted.getpeername()
+            except BaseException:
+                accepted.close()
+                raise
         scheduler.spend()
         return accepted, peer
 
     def _connect_numeric(self, address):
-        """Connect to an address whose host is a number already; returns 0 or an errno. Parks until it is settled."""
+        """Connect to an address whose host is a number already; returns 0 or an errno. Parks until it is settled.
+
+        None if the descriptor came from elsewhere and the system's connect would block on it: nothing was done.
+        """
         cdef Scheduler scheduler = current_scheduler_or_raise()
-        cdef WaitNode node
-        cdef int64_t deadline_ns
         cdef int error
-        cdef Watch watch
-        cdef socklen_t length
-        cdef sockaddr_storage peer
         scheduler.check()
-        error = self._inner().connect_ex(address)
-        if error != EINPROGRESS:
+        inner = self._inner()
+        if not self.nonblocking and not fcntl(self.fd, F_GETFL) & O_NONBLOCK:
+            return None
+        error = inner.connect_ex(address)
+        if self.fd < 0:
+            return EBADF
+        if error == EAGAIN and self.domain == AF_UNIX and not self.never_waits():
+            return self.connect_to_full_backlog(scheduler, address)
+        if error != EINPROGRESS or self.never_waits():
             scheduler.spend()
             return error
-        if self.timeout_seconds is not None and self.timeout_seconds == 0:
-            return error
-        node.fiber = NULL
-        deadline_ns = self.deadline(scheduler)
-        watch = self.watch_to_wait(scheduler)
+        error = self.connect_waiting(scheduler)
+        if self.timeout_seconds is None and self.fd >= 0:
+            # To the kernel it is under way until somebody asks by another connect. One that blocks has asked.
+            inner.connect_ex(address)
+        return error
+
+    cdef int connect_to_full_backlog(self, Scheduler scheduler, address) except -1:
+        # No event tells when a Unix listener has room again.
+        cdef int64_t deadline_ns = self.deadline(scheduler)
+        cdef int64_t pause_ns = FULL_BACKLOG_PAUSE_NS
+        cdef int64_t again_ns
+        cdef int error = EAGAIN
+        while error == EAGAIN:
+            again_ns = scheduler.now()
+            if deadline_ns != NEVER and again_ns >= deadline_ns:
+                raise TimeoutError("timed out")
+            again_ns += pause_ns
+            if deadline_ns != NEVER and again_ns > deadline_ns:
+                again_ns = deadline_ns
+            scheduler.park("socket connect", self, again_ns)
+            pause_ns = min(2 * pause_ns, FULL_BACKLOG_LONGEST_PAUSE_NS)
+            error = self._inner().connect_ex(address)
+        return error
+
+    cdef int connect_waiting(self, Scheduler scheduler) except -1:
+        cdef WaitNode node
+        cdef int64_t deadline_ns = self.deadline(scheduler)
+        cdef int error
+        cdef socklen_t length
+        cdef sockaddr_storage peer
+        cdef pollfd state
+        cdef Watch watch = self.watch_to_wait(scheduler)
         watch.writable = False
+        node.fiber = NULL
         try:
             while True:
                 scheduler.wait_io(watch, True, &node, deadline_ns, "socket connect", self)
+                state.fd = self.fd
+                state.events = POLLOUT
+                poll_call(&state, 1, 0)
                 length = sizeof(error)
                 if getsockopt_call(self.fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0:
                     return errno
@@ -487,6 +663,8 @@ cdef class SocketCore:
                     return 0
                 if errno != ENOTCONN:
                     return errno
+                if state.revents & (POLLERR | POLLHUP):
+                    return ECONNABORTED   # it has failed, and somebody else was told why
                 watch.writable = False
         finally:
             leave_io(watch, True, &node)
@@ -496,9 +674,12 @@ cdef class SocketCore:
     def _inner(self):
         """The standard _socket.socket on the same descriptor, for calls that never wait."""
         if self.fd < 0:
-            raise socket_error(EBADF)
+            # A closed one, for the errors of bad arguments come before EBADF.
+            closed = standard.socket(self.domain, self.kind, self.protocol)
+            closed.close()
+            return closed
         if self.inner is None:
-            self.inner = standard.socket(self.domain, self.kind, self.protocol, self.fd)
+            self.inner = _standard_socket(self.domain, self.kind, self.protocol, self.fd)
         return self.inner
 
     def fileno(self):
@@ -533,22 +714,26 @@ cdef class SocketCore:
     def setsockopt(self, level, optname, /, *value):
         """As socket.setsockopt."""
         self._inner().setsockopt(level, optname, *value)
-        if level == SOL_SOCKET and optname == SO_OOBINLINE:
+        if (level == SOL_SOCKET and optname == SO_OOBINLINE) or (level == IPPROTO_TCP and optname == TCP_ULP):
             self.short_means_drained = False
 
     def settimeout(self, timeout):
         """How long one call may wait, in seconds: None for ever, 0 not at all (BlockingIOError instead).
 
         Raises:
-            ValueError: *timeout* is negative.
+            ValueError: *timeout* is negative. OSError (EBADF): the socket is closed.
         """
+        cdef double seconds
         if timeout is None:
-            self.timeout_seconds = None
-            return
-        seconds = float(timeout)
-        if not seconds >= 0:
-            raise ValueError("Timeout value out of range")
-        self.timeout_seconds = seconds
+            new = None
+        else:
+            seconds = timeout
+            if not seconds >= 0:
+                raise ValueError("Timeout value out of range")
+            new = seconds
+        if self.fd < 0:
+            raise socket_error(EBADF)
+        self.timeout_seconds = new
 
     def gettimeout(self):
         """Seconds that one call may wait, or None."""
@@ -561,7 +746,7 @@ cdef class SocketCore:
 
     def setblocking(self, flag):
         """settimeout(None) if *flag*, else settimeout(0). The fiber waits, never the OS thread."""
-        self.timeout_seconds = None if flag else 0.0
+        self.settimeout(None if flag else 0.0)
 
     def getblocking(self):
         """Whether calls wait at all."""
@@ -589,7 +774,8 @@ cdef class SocketCore:
 
     def _real_close(self):
         fd = self.detach()
-        if fd >= 0 and close_call(fd) < 0 and errno != EINTR:
+        # ECONNRESET: the peer was faster. The descriptor is closed all the same.
+        if fd >= 0 and close_call(fd) < 0 and errno != EINTR and errno != ECONNRESET:
             raise socket_error(errno)
 
     def detach(self):

@@ -12,15 +12,15 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from greenio._scheduler import current_fiber, park_here, running_scheduler, unpark_fiber
-from greenio._socket import SocketCore, set_socket_class
+from greenio._socket import SocketCore, _standard_socket, set_socket_class
 from greenio._socket_names import *  # noqa: F403
-from greenio._socket_names import NI_NUMERICHOST, AddressFamily, SocketKind
+from greenio._socket_names import NI_NUMERICHOST, AddressFamily, SocketKind, gaierror
 from greenio._socket_names import __all__ as __all__
 
 Result = TypeVar("Result")
 Address = Any  # (host, port), (host, port, flowinfo, scope), or a path, by family
 
-_DEFAULT_TIMEOUT = object()
+_GLOBAL_DEFAULT_TIMEOUT = _standard._GLOBAL_DEFAULT_TIMEOUT  # type: ignore[attr-defined]  # http.client passes it
 
 __all__ = __all__.copy()
 __all__ += [
@@ -65,8 +65,12 @@ class _OutsideCall:
         unpark_fiber(self.fiber, self)
 
 
-def _in_thread(fn: Callable[[], Result], reason: str, what: str) -> Result:
-    """What fn() returns, called in another OS thread while this fiber is parked; here, if there are no fibers."""
+def _in_thread(fn: Callable[[], Result], reason: str, what: str, timeout: float | None = None) -> Result:
+    """What fn() returns, called in another OS thread while this fiber is parked; here, if there are no fibers.
+
+    Raises:
+        TimeoutError: *timeout* seconds passed; the call goes on unheard, as after Cancelled.
+    """
     scheduler = running_scheduler()
     if scheduler is None:
         return fn()
@@ -75,13 +79,17 @@ def _in_thread(fn: Callable[[], Result], reason: str, what: str) -> Result:
     try:
         threading.Thread(target=call.work, name=f"greenio {what}", daemon=True).start()
         while not call.done:
-            park_here(reason, call)
+            if not park_here(reason, call, timeout) and not call.done:
+                raise TimeoutError("timed out")
     finally:
         scheduler.outside_call(-1)
-    if call.error is not None:
-        raise call.error
-    value: Result = call.value
-    return value
+    try:
+        if call.error is not None:
+            raise call.error
+        value: Result = call.value
+        return value
+    finally:
+        call.error = None  # its traceback holds this frame
 
 
 def _is_numeric(host: Any) -> bool:
@@ -92,6 +100,16 @@ def _is_numeric(host: Any) -> bool:
         except (OSError, TypeError, ValueError):
             continue
     return host in (None, "", "<broadcast>")
+
+
+def _is_name(address: Any) -> bool:
+    """Whether *address* begins with a host that must be looked up. Not if it is wrong: connect and bind say what is."""
+    if not isinstance(address, tuple) or not address:
+        return False
+    host = address[0]
+    if isinstance(host, str):
+        return not _is_numeric(host) and "\0" not in host
+    return isinstance(host, (bytes, bytearray)) and b"\0" not in host
 
 
 def getaddrinfo(
@@ -194,18 +212,57 @@ class socket(SocketCore):
         """As connect, but returns the errno of a failure of the system's, 0 for none."""
         try:
             return self._connect(address)
+        except gaierror:
+            raise
         except TimeoutError:
             return errno.EAGAIN
+        except OSError as error:
+            return error.errno or errno.EINVAL
 
     def _connect(self, address: Address) -> int:
-        if self.family in (AddressFamily.AF_INET, AddressFamily.AF_INET6) and not _is_numeric(address[0]):
-            found = getaddrinfo(address[0], None, self.family, self.type, self.proto)
-            address = (found[0][4][0], *address[1:])
-        return self._connect_numeric(address)
+        address = self._looked_up(address)
+        error = self._connect_numeric(address)
+        return self._connect_in_thread(address) if error is None else error
+
+    def _connect_in_thread(self, address: Address) -> int:
+        # The system's connect would block: O_NONBLOCK is not set, and is not ours to set. The copy keeps the number from
+        # becoming another file's before the call is made.
+        connecting = _standard_socket(self.family, self.type, self.proto, os.dup(self.fileno()))
+
+        def connect() -> int:
+            try:
+                result: int = connecting.connect_ex(address)
+                return result
+            finally:
+                connecting.close()
+
+        try:
+            return _in_thread(connect, "socket connect", f"connect to {address!r}", self.gettimeout())
+        except TimeoutError:
+            if self.gettimeout() == 0:
+                return errno.EINPROGRESS
+            raise
+
+    def _looked_up(self, address: Address) -> Address:
+        if self.family not in (AddressFamily.AF_INET, AddressFamily.AF_INET6) or not _is_name(address):
+            return address
+        found = getaddrinfo(address[0], None, self.family, self.type, self.proto)
+        return (found[0][4][0], *address[1:])
+
+    def bind(self, address: Address) -> None:
+        """As socket.bind; a host that is a name is looked up as connect does."""
+        super().bind(self._looked_up(address))
 
     def dup(self) -> "socket":
         """A second socket on a copy of the descriptor; both are one connection."""
-        return fromfd(self.fileno(), self.family, self.type, self.proto)
+        copy = os.dup(self.fileno())
+        try:
+            made = self.__class__(int(self.family), int(self.type), self.proto, fileno=copy)
+        except BaseException:
+            os.close(copy)
+            raise
+        made.settimeout(self.gettimeout())
+        return made
 
     def makefile(self, mode: str = "r", *args: Any, **keywords: Any) -> Any:
         """A file on the socket, as socket.makefile; it parks as the socket does, and obeys its timeout."""
@@ -262,7 +319,7 @@ def close(fd: int) -> None:
 
 def create_connection(
     address: tuple[str | None, int],
-    timeout: float | object | None = _DEFAULT_TIMEOUT,
+    timeout: float | object | None = _GLOBAL_DEFAULT_TIMEOUT,
     source_address: tuple[str, int] | None = None,
     *,
     all_errors: bool = False,
@@ -283,7 +340,7 @@ def create_connection(
         made = None
         try:
             made = socket(family, kind, proto)
-            if timeout is not _DEFAULT_TIMEOUT:
+            if timeout is not _GLOBAL_DEFAULT_TIMEOUT:
                 made.settimeout(timeout)  # type: ignore[arg-type]
             if source_address:
                 made.bind(source_address)

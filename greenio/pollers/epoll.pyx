@@ -17,6 +17,7 @@ cdef extern from "<sys/epoll.h>" nogil:
         EPOLL_CLOEXEC
         EPOLL_CTL_ADD
         EPOLL_CTL_DEL
+        EPOLL_CTL_MOD
         EPOLLIN
         EPOLLOUT
         EPOLLPRI
@@ -65,6 +66,13 @@ cdef extern from * nogil:
 cdef enum:
     ROOM = 256                         # events taken in one call
 cdef uint64_t WAKE = <uint64_t>0xffffffff   # no descriptor has this number
+
+
+cdef inline epoll_event event_of(Entry entry) noexcept:
+    cdef epoll_event event
+    event.events = EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLET
+    event.data.u64 = <uint64_t>entry.fd | (<uint64_t>entry.generation << 32)
+    return event
 
 
 cdef inline int flags_of(uint32_t events) noexcept nogil:
@@ -122,8 +130,7 @@ cdef class EpollPoller(Poller):
     cpdef int add(self, Entry entry) except -1:
         cdef epoll_event event
         self.put(entry)
-        event.events = EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLET
-        event.data.u64 = <uint64_t>entry.fd | (<uint64_t>entry.generation << 32)
+        event = event_of(entry)
         if epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, entry.fd, &event) < 0:
             self.table[entry.fd] = NULL
             self.registered -= 1
@@ -140,6 +147,18 @@ cdef class EpollPoller(Poller):
             PyErr_SetFromErrno(OSError)
         return 0
 
+    cpdef bint holds(self, Entry entry) except -1:
+        # Asked by a change that changes nothing but to tell once more what is ready.
+        cdef epoll_event event
+        if entry.fd < 0 or entry.fd >= self.table_size or self.table[entry.fd] is not <PyObject *>entry:
+            return False
+        event = event_of(entry)
+        if epoll_ctl(self.epoll_fd, EPOLL_CTL_MOD, entry.fd, &event) == 0:
+            return True
+        if errno == ENOENT or errno == EBADF:
+            return False
+        PyErr_SetFromErrno(OSError)
+
     cpdef Py_ssize_t wait(self, int64_t timeout_ns) except -1:
         # Not on the C stack: a parked fiber hosts this call, and would keep another page for it.
         cdef epoll_event *events = self.events
@@ -148,6 +167,7 @@ cdef class EpollPoller(Poller):
         cdef uint32_t fd
         cdef Entry entry
         cdef uint64_t data
+        failure = None
         if timeout_ns == 0:
             count = greenio_epoll_wait(self.epoll_fd, events, ROOM, 0)
         else:
@@ -163,13 +183,22 @@ cdef class EpollPoller(Poller):
             if <Py_ssize_t>fd < self.table_size and self.table[fd] is not NULL:
                 greenio_prefetch(<char *>self.table[fd])
                 greenio_prefetch(<char *>self.table[fd] + 64)
-        for index in range(count):
-            data = events[index].data.u64
-            if data == WAKE:
-                continue
-            entry = self.find(<int>(data & 0x7fffffff), <uint32_t>(data >> 32))
-            if entry is not None:
-                entry.ready(flags_of(events[index].events))
+        index = 0
+        while index < count:
+            try:
+                while index < count:
+                    data = events[index].data.u64
+                    index += 1
+                    if data == WAKE:
+                        continue
+                    entry = self.find(<int>(data & 0x7fffffff), <uint32_t>(data >> 32))
+                    if entry is not None:
+                        entry.ready(flags_of(events[index - 1].events))
+            except BaseException as error:
+                # The kernel will not tell the others again.
+                failure = failure or error
+        if failure is not None:
+            raise failure
         return count
 
     cpdef int wake(self) except -1:

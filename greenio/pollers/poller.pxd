@@ -34,8 +34,11 @@ cdef class Poller:
     cpdef int add(self, Entry entry) except -1
     # Take it out, before the descriptor is closed. Nothing is said of it any more. Again: does nothing.
     cpdef int remove(self, Entry entry) except -1
+    # Whether the kernel still has it. Not if its descriptor was closed without remove(): the number may be another file's by now.
+    cpdef bint holds(self, Entry entry) except -1
     # Tell the entries what has happened; wait at most `timeout_ns` (0: do not wait, < 0: for ever) if nothing has. Lets the
-    # GIL go only to wait. Returns how many events came; 0 also when woken or interrupted by a signal.
+    # GIL go only to wait. Returns how many events came; 0 also when woken or interrupted by a signal. What an entry
+    # raises comes out once all have been told: no edge is told twice.
     cpdef Py_ssize_t wait(self, int64_t timeout_ns) except -1
     # End a wait that is under way, or the next one. From any OS thread, and without the GIL through wake_fd.
     cpdef int wake(self) except -1

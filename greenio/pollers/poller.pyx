@@ -45,6 +45,10 @@ cdef class Poller:
         """Take *entry* out, before its descriptor is closed: it is told nothing any more. One that is out stays out."""
         return self.take(entry)
 
+    cpdef bint holds(self, Entry entry) except -1:
+        """Whether the kernel still has *entry*: not if its descriptor was closed without `remove`."""
+        return entry.fd >= 0 and entry.fd < self.table_size and self.table[entry.fd] is <PyObject *>entry
+
     cpdef Py_ssize_t wait(self, int64_t timeout_ns) except -1:
         """Tell the entries what has happened, waiting for it if nothing has.
 
