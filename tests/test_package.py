@@ -1,0 +1,30 @@
+"""The package itself: where it can be imported, and what importing it does."""
+
+import pytest
+from child import run_child
+
+ELSEWHERE = {
+    "another system": "sys.platform = 'darwin'",
+    "another processor": "platform.machine = lambda: 'aarch64'",
+    "an older interpreter": "sys.version_info = (3, 10, 4)",
+    "a newer interpreter": "sys.version_info = (3, 16, 0)",
+    "a free-threaded build": "sys._is_gil_enabled = lambda: False",
+    "another implementation": "sys.implementation.name = 'pypy'",
+}
+
+
+@pytest.mark.parametrize("change", ELSEWHERE.values(), ids=ELSEWHERE)
+def test_importing_elsewhere_says_what_is_supported(change: str) -> None:
+    child = run_child(f"import platform, sys\n{change}\nimport greenio", status=1)
+    last = child.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: greenio supports CPython 3.11 to 3.15 with the GIL on Linux on x86-64; this is ")
+
+
+def test_an_unknown_guard_is_refused_at_import() -> None:
+    child = run_child("import greenio", status=1, GREENIO_GUARD="hope")
+    assert "GREENIO_GUARD must be one of madvise, mprotect, canary, not 'hope'" in child.stderr
+
+
+def test_importing_starts_no_thread_and_prints_nothing() -> None:
+    child = run_child("import greenio, os; assert len(os.listdir('/proc/self/task')) == 1")
+    assert (child.stdout, child.stderr) == ("", "")
