@@ -518,13 +518,19 @@ cdef class SocketCore:
     cdef int try_accept(self, sockaddr_storage *address, socklen_t *length) noexcept:
         # A new descriptor, or an errno below zero.
         cdef pollfd ready
-        cdef int fd
+        cdef int fd = self.fd
+        length[0] = sizeof(sockaddr_storage)
         if not self.nonblocking:
-            ready.fd = self.fd
+            ready.fd = fd
             ready.events = POLLIN
             if poll_call(&ready, 1, 0) == 0:
                 return -EAGAIN
-        length[0] = sizeof(sockaddr_storage)
+            # Should another process be faster now, this blocks: the OS thread, but not those that wait for the GIL.
+            with nogil:
+                fd = accept4(fd, <sockaddr *>address, length, SOCK_NONBLOCK | SOCK_CLOEXEC)
+                if fd < 0:
+                    fd = -errno
+            return fd
         fd = accept4(self.fd, <sockaddr *>address, length, SOCK_NONBLOCK | SOCK_CLOEXEC)
         return fd if fd >= 0 else -errno
 
@@ -551,6 +557,9 @@ cdef class SocketCore:
 
     def accept(self):
         """Wait for a connection; returns (socket, address of the peer).
+
+        On a listener from elsewhere that is not O_NONBLOCK and from which other processes accept too, it may block the OS
+        thread when they are faster: set the flag where the listener is made.
 
         Raises:
             TimeoutError: the socket's timeout passed. Cancelled: this fiber was cancelled. No connection was taken.

@@ -93,8 +93,10 @@ def fork_leaves_the_parents_poller_alone():
         def child():
             for name in os.listdir("/proc/self/fd"):
                 try:
-                    assert int(name) != epoll or "eventpoll" not in os.readlink(f"/proc/self/fd/{name}") or (
-                        len(epoll_contents(epoll)) < 5
+                    assert (
+                        int(name) != epoll
+                        or "eventpoll" not in os.readlink(f"/proc/self/fd/{name}")
+                        or (len(epoll_contents(epoll)) < 5)
                     )
                 except FileNotFoundError:
                     pass
@@ -109,7 +111,7 @@ def fork_leaves_the_parents_poller_alone():
 
         wait_for(in_child(child))
         assert epoll_contents(epoll) == before
-        for reader, (left, right) in zip(readers, pairs):
+        for reader, (left, right) in zip(readers, pairs, strict=True):
             assert reader.state == "parked"
             right.sendall(b"x")
             assert reader.result() == b"x"
@@ -198,35 +200,38 @@ def close_storm():
 
         def main():
             for _ in range(300):
-                left, right = socket.socketpair()
-                calls = [
-                    lambda: left.recv(1),
-                    lambda: left.recv(1, socket.MSG_WAITALL),
-                    lambda: left.sendall(b"x" * 600_000),
-                    lambda: right.recv(10),
-                    lambda: right.send(b"y" * 300_000),
-                ]
-                fibers = [spawn(chance.choice(calls)) for _ in range(chance.randrange(1, 8))]
-                for _ in range(chance.randrange(4)):
-                    chance.choice([greenio.yield_now, wait_all_parked])()
-                steps = [left.close, right.close, lambda: right.dup().close(), lambda: left.dup().close()]
-                steps += [fiber.cancel for fiber in fibers]
-                chance.shuffle(steps)
-                for step in steps:
-                    try:
-                        step()
-                    except OSError:
-                        pass
-                    if chance.random() < 0.3:
-                        greenio.yield_now()
-                left.close()
-                right.close()
-                for fiber in fibers:
-                    fiber.join()
-                    if not fiber.cancelled():
-                        assert isinstance(fiber.exception(), (OSError, type(None)))
+                once(chance)
 
         greenio.run(main)
+
+    def once(chance):
+        left, right = socket.socketpair()
+        calls = [
+            lambda: left.recv(1),
+            lambda: left.recv(1, socket.MSG_WAITALL),
+            lambda: left.sendall(b"x" * 600_000),
+            lambda: right.recv(10),
+            lambda: right.send(b"y" * 300_000),
+        ]
+        fibers = [spawn(chance.choice(calls)) for _ in range(chance.randrange(1, 8))]
+        for _ in range(chance.randrange(4)):
+            chance.choice([greenio.yield_now, wait_all_parked])()
+        steps = [left.close, right.close, lambda: right.dup().close(), lambda: left.dup().close()]
+        steps += [fiber.cancel for fiber in fibers]
+        chance.shuffle(steps)
+        for step in steps:
+            try:
+                step()
+            except OSError:
+                pass
+            if chance.random() < 0.3:
+                greenio.yield_now()
+        left.close()
+        right.close()
+        for fiber in fibers:
+            fiber.join()
+            if not fiber.cancelled():
+                assert isinstance(fiber.exception(), (OSError, type(None)))
 
     threads = [threading.Thread(target=storm, args=(seed,)) for seed in range(2)]
     for thread in threads:
