@@ -443,7 +443,9 @@ cdef class Fiber(BaseFiber):
         """What the run makes of an exception that left the function."""
         if isinstance(self.raised, Cancelled):
             self.observed = True
-        elif isinstance(self.raised, (SystemExit, KeyboardInterrupt)) and self is not scheduler.main:
+        elif self is scheduler.main:
+            self.observed = True  # the end of a forked child tells
+        elif isinstance(self.raised, (SystemExit, KeyboardInterrupt)):
             self.observed = True
             scheduler.throw_into_main(self.raised)
         else:
