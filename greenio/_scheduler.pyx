@@ -1477,10 +1477,13 @@ def end_process(Fiber fiber not None):
 
 def before_fork_hook():
     cdef Scheduler scheduler = current_scheduler_or_none()
+    cdef Scheduler other
     global monitor_stopped
     greenio_monitor_stop()
     # Not in the hook after the fork: os.fork counts the process's threads after that, and warns.
     monitor_stopped = True
+    for other in live:
+        other.until_look = 0
     if scheduler is not None:
         scheduler.thread_id = before_fork(&(<Fiber>scheduler.current).core)
 
