@@ -1506,7 +1506,6 @@ def after_fork_in_child():
     if scheduler is None:
         forget_pool_after_fork()
         return
-    after_fork(&(<Fiber>scheduler.current).core, scheduler.thread_id)
     scheduler.become_only()
     scheduler.reopen()
 

@@ -95,7 +95,7 @@ cdef extern from "pystate/pystate.h":
     void greenio_pystate_write_traceback(PyThreadState *state, int fd)
     unsigned long greenio_pystate_before_fork(PyThreadState *state)
     void greenio_pystate_after_fork(PyThreadState *state, unsigned long thread_id)
-    void greenio_pystate_after_fork_child()
+    void greenio_pystate_after_fork_child(PyThreadState *state)
     void greenio_pystate_before_exit(PyThreadState *state)
     int greenio_pystate_hears_signals(PyThreadState *state)
     size_t greenio_pystate_foreign_count(PyThreadState *own)
@@ -428,7 +428,7 @@ cdef void forget_after_fork(FiberCore *core) noexcept:
 
 cdef void forget_pool_after_fork() noexcept:
     cdef greenio_stack *stack
-    greenio_pystate_after_fork_child()
+    greenio_pystate_after_fork_child(PyThreadState_Get())
     while True:
         stack = greenio_stack_pool_take(0)
         if stack is NULL:

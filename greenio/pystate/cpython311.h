@@ -70,6 +70,17 @@ static inline void greenio_version_give_back_recursion(PyThreadState *state, int
     taken[0] = 0;
 }
 
+/* In a forked child the state that forked becomes the main one by being the only one. */
+static inline void greenio_version_find_main(PyThreadState *main_state)
+{
+    (void)main_state;
+}
+
+static inline void greenio_version_become_main(PyThreadState *state)
+{
+    (void)state;
+}
+
 static inline int greenio_version_clear_locals(PyThreadState *state)
 {
     if (state->dict == NULL)

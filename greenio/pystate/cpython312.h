@@ -35,6 +35,17 @@ static inline int greenio_version_forward_signals(PyThreadState *signals, PyThre
     return 0;
 }
 
+/* In a forked child the state that forked becomes the main one by being the only one. */
+static inline void greenio_version_find_main(PyThreadState *main_state)
+{
+    (void)main_state;
+}
+
+static inline void greenio_version_become_main(PyThreadState *state)
+{
+    (void)state;
+}
+
 static inline int greenio_version_clear_locals(PyThreadState *state)
 {
     if (state->dict == NULL)

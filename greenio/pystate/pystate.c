@@ -16,11 +16,21 @@
 typedef void (*dump_traceback_function)(int fd, PyThreadState *state);
 static dump_traceback_function dump_traceback;
 
+/* The main state is the oldest of the interpreter: the last in its list. */
+static PyThreadState *oldest_state(PyThreadState *state)
+{
+    PyThreadState *oldest = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(state));
+    for (PyThreadState *next = oldest; next != NULL; next = PyThreadState_Next(next))
+        oldest = next;
+    return oldest;
+}
+
 int greenio_pystate_init(int hide_stack_protection)
 {
     dump_traceback = (dump_traceback_function)dlsym(RTLD_DEFAULT, "PyUnstable_DumpTraceback");
     if (dump_traceback == NULL)
         dump_traceback = (dump_traceback_function)dlsym(RTLD_DEFAULT, "_Py_DumpTraceback");
+    greenio_version_find_main(oldest_state(PyThreadState_Get()));
 #ifdef GREENIO_VERSION_INIT_NEEDED
     return greenio_version_init(hide_stack_protection);
 #else
@@ -114,11 +124,7 @@ int greenio_pystate_forward_signals(PyThreadState *signals, PyThreadState *volat
 
 int greenio_pystate_hears_signals(PyThreadState *state)
 {
-    /* The main state is the oldest of the interpreter: the last in its list. */
-    PyThreadState *oldest = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(state));
-    for (PyThreadState *next = oldest; next != NULL; next = PyThreadState_Next(next))
-        oldest = next;
-    return oldest == state && PyThreadState_GetInterpreter(state) == PyInterpreterState_Main();
+    return oldest_state(state) == state && PyThreadState_GetInterpreter(state) == PyInterpreterState_Main();
 }
 
 int greenio_pystate_use_stack(PyThreadState *state, const struct greenio_stack *stack, uintptr_t saved[3])
@@ -202,9 +208,10 @@ void greenio_pystate_after_fork(PyThreadState *state, unsigned long thread_id)
     state->thread_id = thread_id;
 }
 
-void greenio_pystate_after_fork_child(void)
+void greenio_pystate_after_fork_child(PyThreadState *state)
 {
     pthread_mutex_init(&states_lock, NULL);
+    greenio_version_become_main(state);
 }
 
 void greenio_pystate_before_exit(PyThreadState *state)

@@ -101,7 +101,8 @@ void greenio_pystate_write_traceback(PyThreadState *state, int fd);
  * carried is returned, and given back afterwards. */
 unsigned long greenio_pystate_before_fork(PyThreadState *state);
 void greenio_pystate_after_fork(PyThreadState *state, unsigned long thread_id);
-void greenio_pystate_after_fork_child(void);
+/* In the child, where `state` is the only one left: it is the main one from now on, and keeps the OS thread's ident. */
+void greenio_pystate_after_fork_child(PyThreadState *state);
 
 /* Called as the forked child's last callable has returned on a fiber's slot: finalisation frees the state's data stack, which
  * must not be the slot's. No Python frame is left. */

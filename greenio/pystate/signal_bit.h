@@ -49,4 +49,42 @@ static inline int greenio_version_forward_signals(PyThreadState *signals, PyThre
     }
 }
 
+/* Which state hears of signals, and is swapped to when the interpreter ends, is set at its start and never again: in
+ * a child that another state forked it is a freed one. So that word is set then. It is private; at import it is looked for in the
+ * runtime's structure, whose address and size are exported, as the main state that follows the main OS thread's ident,
+ * and left alone if it is not there exactly once. Goes when PyOS_AfterFork_Child does it. */
+void greenio_version_find_main(PyThreadState *main_state);
+void greenio_version_become_main(PyThreadState *state);
+
+#ifdef GREENIO_VERSION_IMPLEMENTATION
+#include <dlfcn.h>
+#include <link.h>
+
+static PyThreadState **greenio_version_main_state; /* NULL: not found */
+
+void greenio_version_find_main(PyThreadState *main_state)
+{
+    Dl_info where;
+    ElfW(Sym) *symbol = NULL;
+    uintptr_t *words = dlsym(RTLD_DEFAULT, "_PyRuntime");
+    if (words == NULL || dladdr1(words, &where, (void **)&symbol, RTLD_DL_SYMENT) == 0 || symbol == NULL)
+        return;
+    for (size_t index = 0; index + 1 < symbol->st_size / sizeof *words; index++) {
+        if (words[index] != main_state->thread_id || words[index + 1] != (uintptr_t)main_state)
+            continue;
+        if (greenio_version_main_state != NULL) {
+            greenio_version_main_state = NULL;
+            return;
+        }
+        greenio_version_main_state = (PyThreadState **)&words[index + 1];
+    }
+}
+
+void greenio_version_become_main(PyThreadState *state)
+{
+    if (greenio_version_main_state != NULL)
+        *greenio_version_main_state = state;
+}
+#endif
+
 #endif
