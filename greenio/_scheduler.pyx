@@ -89,6 +89,7 @@ cdef enum:
     BUDGET = 32                   # operations
     CANCELS_BEFORE_WARNING = 1000
     RING_START = 64
+    REPR_ROOM = 200               # characters
     FAILED_ROOM = 1000            # failures noted before those are dropped that somebody has seen meanwhile
     HEAP_START = 64
     DEADLOCK_GRACE_NS = 10_000_000        # an OS thread that ends, or a signal under way, gets this long first
@@ -1358,6 +1359,15 @@ cdef void number(Fiber fiber) noexcept:
     (<BaseFiber>fiber).id = fibers_made
 
 
+cdef object brief_repr(object thing):
+    # For dumps, which must not fail for what a program's own __repr__ does.
+    try:
+        text = repr(thing)
+    except Exception as error:
+        text = f"<{type(thing).__name__} whose repr raised {type(error).__name__}>"
+    return text if len(text) <= REPR_ROOM else text[:REPR_ROOM] + "..."
+
+
 def describe_fiber(Fiber fiber not None):
     """A few lines: which fiber, what it waits for and since when, where it was spawned, its Python stack."""
     waits = fiber.waits_for
@@ -1368,7 +1378,7 @@ def describe_fiber(Fiber fiber not None):
         reason, waiting_on, since = waits
         text += f"waits for {reason}"
         if waiting_on is not None:
-            text += f": {waiting_on!r}" if not isinstance(waiting_on, Fiber) else f": {waiting_on.id} ({waiting_on.name})"
+            text += f": {brief_repr(waiting_on)}" if not isinstance(waiting_on, Fiber) else f": {waiting_on.id} ({waiting_on.name})"
         text += f", for {max(0.0, fiber.scheduler.time() - since):.3f} s"
     if fiber.spawned_at is not None:
         text += ", spawned at %s:%d" % fiber.spawned_at

@@ -7,7 +7,6 @@ threads, the watching thread of the scheduler must not be one.
 import sys
 
 import pytest
-
 from child import run_child
 
 PRELUDE = """
@@ -606,10 +605,14 @@ def test_forkpty():
                 try:
                     prove_that_fibers_work()
                     print("from the child", flush=True)
+                except BaseException as error:
+                    print(error, flush=True)
                 finally:
+                    os.read(0, 1)  # the terminal's end: what was written is read before
                     os._exit(0)
             text = os.read(terminal, 100)
             assert b"from the child" in text, text
+            os.write(terminal, bytes([10]))
             assert wait_for(pid) == 0
             os.close(terminal)
             prove_that_fibers_work()

@@ -8,9 +8,9 @@ import threading
 import time
 
 import pytest
+from child import command, environment, run_child
 
 import greenio
-from child import command, environment, run_child
 from greenio._scheduler import park_here, unpark_fiber
 from greenio.testing import wait_all_parked
 
@@ -393,7 +393,9 @@ def test_no_deadlock_while_a_signal_handler_is_installed(handler):
         me = greenio.current_fiber()
         handler(signal.SIGUSR1, lambda number, frame: unpark_fiber(me))
         pid = os.getpid()
-        killer = subprocess.Popen([sys.executable, "-c", f"import os, time; time.sleep(0.1); os.kill({pid}, {int(signal.SIGUSR1)})"])
+        killer = subprocess.Popen(
+            [sys.executable, "-c", f"import os, time; time.sleep(0.1); os.kill({pid}, {int(signal.SIGUSR1)})"]
+        )
         woken = park_here("a signal")
         killer.wait()
         return woken

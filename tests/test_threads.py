@@ -5,9 +5,9 @@ import threading
 import time
 
 import pytest
+from child import run_child
 
 import greenio
-from child import run_child
 from greenio._scheduler import live_schedulers, park_here, running_scheduler, unpark_fiber
 from greenio.testing import wait_all_parked
 
