@@ -100,7 +100,8 @@ def test_an_exception_in_flight_around_run_is_the_callers_own():
 
     try:
         raise KeyError("outer")
-    except KeyError as outer:
+    except KeyError:
+        outer = sys.exc_info()[1]
         assert greenio.run(main) == (None, None, None)
         assert sys.exc_info()[1] is outer
 
