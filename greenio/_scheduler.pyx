@@ -98,6 +98,7 @@ cdef enum:
     FETCH_REST = 4                # more of both
     CANCELS_BEFORE_WARNING = 1000
     RING_START = 64
+    REPR_ROOM = 200               # characters
     FAILED_ROOM = 1000            # failures noted before those are dropped that somebody has seen meanwhile
     HEAP_START = 64
     DEADLOCK_GRACE_NS = 10_000_000        # an OS thread that ends, or a signal under way, gets this long first
@@ -472,7 +473,9 @@ cdef class Fiber(BaseFiber):
             self.observed = True
             # Where it was parked is known; its frames, and all they refer to, are not worth keeping with the handle.
             self.raised.__traceback__ = None
-        elif isinstance(self.raised, (SystemExit, KeyboardInterrupt)) and self is not scheduler.main:
+        elif self is scheduler.main:
+            self.observed = True  # the end of a forked child tells
+        elif isinstance(self.raised, (SystemExit, KeyboardInterrupt)):
             self.observed = True
             scheduler.throw_into_main(self.raised)
         else:
@@ -1447,6 +1450,15 @@ cdef void number(Fiber fiber) noexcept:
     (<BaseFiber>fiber).id = fibers_made
 
 
+cdef object brief_repr(object thing):
+    # For dumps, which must not fail for what a program's own __repr__ does.
+    try:
+        text = repr(thing)
+    except Exception as error:
+        text = f"<{type(thing).__name__} whose repr raised {type(error).__name__}>"
+    return text if len(text) <= REPR_ROOM else text[:REPR_ROOM] + "..."
+
+
 def describe_fiber(Fiber fiber not None):
     """A few lines: which fiber, what it waits for and since when, where it was spawned, its Python stack."""
     waits = fiber.waits_for
@@ -1457,7 +1469,7 @@ def describe_fiber(Fiber fiber not None):
         reason, waiting_on, since = waits
         text += f"waits for {reason}"
         if waiting_on is not None:
-            text += f": {waiting_on!r}" if not isinstance(waiting_on, Fiber) else f": {waiting_on.id} ({waiting_on.name})"
+            text += f": {brief_repr(waiting_on)}" if not isinstance(waiting_on, Fiber) else f": {waiting_on.id} ({waiting_on.name})"
         text += f", for {max(0.0, fiber.scheduler.time() - since):.3f} s"
     if fiber.spawned_at is not None:
         text += ", spawned at %s:%d" % fiber.spawned_at
@@ -1568,10 +1580,13 @@ def _end_process(Fiber fiber not None):
 
 def _before_fork_hook():
     cdef Scheduler scheduler = current_scheduler_or_none()
+    cdef Scheduler other
     global monitor_stopped
     greenio_monitor_stop()
     # Not in the hook after the fork: os.fork counts the process's threads after that, and warns.
     monitor_stopped = True
+    for other in live:
+        other.until_look = 0
     if scheduler is not None:
         scheduler.thread_id = before_fork(&(<Fiber>scheduler.current).core)
 
@@ -1594,7 +1609,6 @@ def _after_fork_in_child():
     if scheduler is None:
         forget_pool_after_fork()
         return
-    after_fork(&(<Fiber>scheduler.current).core, scheduler.thread_id)
     scheduler.become_only()
     scheduler.reopen()
 

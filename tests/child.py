@@ -22,7 +22,11 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def run_child(
-    source: str | Path, *arguments: str, flags: tuple[str, ...] = ("-W", "error"), status: int | None = 0, **changes: str
+    source: str | Path,
+    *arguments: str,
+    flags: tuple[str, ...] = ("-W", "error"),
+    status: int | None = 0,
+    **changes: str,
 ) -> subprocess.CompletedProcess[str]:
     """Run *source* to its end; *status* is what it must end with (None: whatever), *changes* are for its environment."""
     child = subprocess.run(

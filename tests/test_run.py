@@ -10,9 +10,9 @@ import time
 import weakref
 
 import pytest
+from child import command, environment, run_child
 
 import greenio
-from child import command, environment, run_child
 from greenio._scheduler import park_here, running_scheduler
 from greenio.testing import VirtualClock, wait_all_parked
 
@@ -28,7 +28,9 @@ def test_run_returns_what_main_returns():
     assert greenio.run(lambda *args: args, 1, 2, 3) == (1, 2, 3)
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), SystemExit(4), GeneratorExit(), BaseException("base")])
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), KeyboardInterrupt(), SystemExit(4), GeneratorExit(), BaseException("base")]
+)
 def test_run_raises_what_main_raises(error):
     with pytest.raises(type(error)) as caught:
         greenio.run(fail, error)
@@ -71,7 +73,9 @@ def test_bad_arguments_leave_everything_as_it_was(arguments, keywords, error, ca
 
 def test_run_inside_run_is_a_clear_error():
     def inner():
-        with pytest.raises(RuntimeError, match=r"greenio\.run\(\) inside greenio\.run\(\).*spawn it, or run it on another OS thread"):
+        with pytest.raises(
+            RuntimeError, match=r"greenio\.run\(\) inside greenio\.run\(\).*spawn it, or run it on another OS thread"
+        ):
             greenio.run(print)
         return "unharmed"
 
@@ -96,7 +100,8 @@ def test_an_exception_in_flight_around_run_is_the_callers_own():
 
     try:
         raise KeyError("outer")
-    except KeyError as outer:
+    except KeyError:
+        outer = sys.exc_info()[1]
         assert greenio.run(main) == (None, None, None)
         assert sys.exc_info()[1] is outer
 

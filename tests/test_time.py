@@ -75,7 +75,14 @@ def test_any_real_number_of_seconds_is_slept(seconds):
 
 @pytest.mark.parametrize(
     ("seconds", "error"),
-    [(-1, ValueError), (-1e-9, ValueError), (-math.inf, ValueError), (math.nan, ValueError), (None, TypeError), ("1", TypeError)],
+    [
+        (-1, ValueError),
+        (-1e-9, ValueError),
+        (-math.inf, ValueError),
+        (math.nan, ValueError),
+        (None, TypeError),
+        ("1", TypeError),
+    ],
 )
 def test_a_wrong_number_of_seconds_is_refused_and_nothing_waits(seconds, error):
     ran = []
