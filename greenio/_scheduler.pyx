@@ -24,7 +24,7 @@ from libc.stdint cimport INT64_MAX, UINT64_MAX
 from libc.stdlib cimport free, malloc, realloc
 
 from greenio._switch cimport (
-    StatePointer, adopt_thread, after_fork, before_exit, before_fork, call_on_stack, checked_stack_bytes, foreign_states,
+    StatePointer, adopt_thread, after_fork, before_fork, call_on_stack, checked_stack_bytes, foreign_states,
     forget_after_fork, forget_pool_after_fork, forward_signals, hears_signals, prepare, recover_stack,
     switch_to, watch_overflow_handler)
 from greenio.pollers.poller cimport (
@@ -46,7 +46,6 @@ cdef extern from "Python.h":
     int PyCode_Addr2Line(PyCodeObject *code, int offset)
     PyFrameObject *PyThreadState_GetFrame(PyThreadState *state)
     unsigned long PyThread_get_thread_ident()
-    void Py_Exit(int status)
     const char *PyUnicode_AsUTF8(object text) except NULL
     void Py_XDECREF(PyObject *)
 
@@ -1289,7 +1288,7 @@ cdef class Scheduler:
             self.io_waiting += keep_only(&watch.readers, self.current) + keep_only(&watch.writers, self.current)
         keep_only(&self.quiet_waiters, self.current)
         self.forget_fibers(me)
-        forget_pool_after_fork()
+        self.watched.signals = forget_pool_after_fork()
         self.ring_head = 0
         self.ring_tail = 0
         self.timer_count = 0
@@ -1308,7 +1307,6 @@ cdef class Scheduler:
         self.main = me
         self.os_thread = PyThread_get_thread_ident()
         self.watched.running = me.core.thread_state
-        self.watched.signals = me.core.thread_state
 
     cdef void forget_fibers(self, Fiber but) noexcept:
         cdef Fiber fiber
@@ -1367,7 +1365,9 @@ cdef class Scheduler:
         return 0
 
     cdef void end_forked_child(self, Fiber me) noexcept:
-        # The fiber that forked was not the main one, so no caller of run() is below it: its end is the process's.
+        # The fiber that forked was not the main one, so no caller of run() is below it: its end is the process's, which
+        # says what it raised.
+        me.observed = True
         try:
             try:
                 self._unwind()
@@ -1559,8 +1559,13 @@ def on_big_stack(fn, *args):
 
 
 def _end_process(Fiber fiber not None):
-    """End this process as an interpreter does whose script ended as *fiber* did."""
-    cdef int status = 0
+    """End this process as an interpreter does whose script ended as *fiber* did: threads, atexit, output, exit status.
+
+    Not by Py_Exit, which on CPython 3.13 and later goes to the first process's main thread state; in a child that another one
+    forked, that is freed.
+    """
+    import atexit
+    status = 0
     error = fiber.raised
     if isinstance(error, SystemExit):
         if isinstance(error.code, int):
@@ -1571,8 +1576,15 @@ def _end_process(Fiber fiber not None):
     elif error is not None:
         sys.excepthook(type(error), error, error.__traceback__)
         status = 130 if isinstance(error, KeyboardInterrupt) else 1
-    before_exit(&fiber.core)
-    Py_Exit(status)
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except BaseException:
+            status = 120  # as the interpreter says it
+    os._exit(status)
 
 
 # --- fork, and the interpreter's exit --------------------------------------------------------------------------------
@@ -1609,6 +1621,7 @@ def _after_fork_in_child():
     if scheduler is None:
         forget_pool_after_fork()
         return
+    after_fork(&(<Fiber>scheduler.current).core, scheduler.thread_id)
     scheduler.become_only()
     scheduler.reopen()
 

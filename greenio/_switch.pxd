@@ -88,11 +88,10 @@ cdef bint hears_signals(PyThreadState *state) noexcept
 cdef size_t foreign_states(PyThreadState *own) noexcept
 cdef int forward_signals(PyThreadState *signals, volatile StatePointer *running) noexcept nogil
 
-# Around fork, for the fiber that forks: the second wants what the first returned. And before a forked child ends on a fiber's stack.
+# Around fork, for the fiber that forks: what the first returns goes to the second.
 cdef unsigned long before_fork(FiberCore *core) noexcept
 cdef void after_fork(FiberCore *core, unsigned long thread_id) noexcept
-cdef void before_exit(FiberCore *core) noexcept
 
 # In a forked child: every thread state but the current one is gone. Forget `core`'s; give its memory back.
 cdef void forget_after_fork(FiberCore *core) noexcept
-cdef void forget_pool_after_fork() noexcept
+cdef PyThreadState *forget_pool_after_fork() noexcept   # what hears of signals from now on

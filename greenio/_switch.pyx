@@ -99,8 +99,7 @@ cdef extern from "pystate/pystate.h":
     void greenio_pystate_write_traceback(PyThreadState *state, int fd)
     unsigned long greenio_pystate_before_fork(PyThreadState *state)
     void greenio_pystate_after_fork(PyThreadState *state, unsigned long thread_id)
-    void greenio_pystate_after_fork_child()
-    void greenio_pystate_before_exit(PyThreadState *state)
+    PyThreadState *greenio_pystate_after_fork_child(PyThreadState *state)
     int greenio_pystate_hears_signals(PyThreadState *state)
     size_t greenio_pystate_foreign_count(PyThreadState *own)
     int greenio_pystate_forward_signals(PyThreadState *signals, volatile StatePointer *running) nogil
@@ -433,10 +432,6 @@ cdef void after_fork(FiberCore *core, unsigned long thread_id) noexcept:
     greenio_pystate_after_fork(core.thread_state, thread_id)
 
 
-cdef void before_exit(FiberCore *core) noexcept:
-    greenio_pystate_before_exit(core.thread_state)
-
-
 cdef void forget_after_fork(FiberCore *core) noexcept:
     cdef greenio_stack *stack = core.stack
     core.context = NULL
@@ -449,15 +444,15 @@ cdef void forget_after_fork(FiberCore *core) noexcept:
         greenio_stack_discard(stack)
 
 
-cdef void forget_pool_after_fork() noexcept:
+cdef PyThreadState *forget_pool_after_fork() noexcept:
     global forks_survived
     cdef greenio_stack *stack
+    cdef PyThreadState *signals = greenio_pystate_after_fork_child(PyThreadState_Get())
     forks_survived += 1
-    greenio_pystate_after_fork_child()
     while True:
         stack = greenio_stack_pool_take(0)
         if stack is NULL:
-            return
+            return signals
         stack.thread_state = NULL
         greenio_stack_discard(stack)
 

@@ -16,11 +16,24 @@
 typedef void (*dump_traceback_function)(int fd, PyThreadState *state);
 static dump_traceback_function dump_traceback;
 
+/* Where CPython leaves word of signals, for good: a fork from another state frees this one and does not tell the runtime. Its memory is
+ * part of the interpreter's and may be used for a later state. */
+static PyThreadState *main_state;
+
+static PyThreadState *oldest_state(PyInterpreterState *interpreter)
+{
+    PyThreadState *oldest = PyInterpreterState_ThreadHead(interpreter);
+    for (PyThreadState *next = oldest; next != NULL; next = PyThreadState_Next(next))
+        oldest = next;
+    return oldest;
+}
+
 int greenio_pystate_init(int hide_stack_protection)
 {
     dump_traceback = (dump_traceback_function)dlsym(RTLD_DEFAULT, "PyUnstable_DumpTraceback");
     if (dump_traceback == NULL)
         dump_traceback = (dump_traceback_function)dlsym(RTLD_DEFAULT, "_Py_DumpTraceback");
+    main_state = oldest_state(PyInterpreterState_Main());
 #ifdef GREENIO_VERSION_INIT_NEEDED
     return greenio_version_init(hide_stack_protection);
 #else
@@ -113,10 +126,8 @@ int greenio_pystate_forward_signals(PyThreadState *signals, PyThreadState *volat
 int greenio_pystate_hears_signals(PyThreadState *state)
 {
     /* The main state is the oldest of the interpreter: the last in its list. */
-    PyThreadState *oldest = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(state));
-    for (PyThreadState *next = oldest; next != NULL; next = PyThreadState_Next(next))
-        oldest = next;
-    return oldest == state && PyThreadState_GetInterpreter(state) == PyInterpreterState_Main();
+    PyInterpreterState *interpreter = PyThreadState_GetInterpreter(state);
+    return interpreter == PyInterpreterState_Main() && oldest_state(interpreter) == state;
 }
 
 int greenio_pystate_use_stack(PyThreadState *state, const struct greenio_stack *stack, uintptr_t saved[3])
@@ -232,15 +243,10 @@ void greenio_pystate_after_fork(PyThreadState *state, unsigned long thread_id)
     state->thread_id = thread_id;
 }
 
-void greenio_pystate_after_fork_child(void)
+PyThreadState *greenio_pystate_after_fork_child(PyThreadState *state)
 {
     pthread_mutex_init(&states_lock, NULL);
-}
-
-void greenio_pystate_before_exit(PyThreadState *state)
-{
-    state->thread_id = PyThread_get_thread_ident();
-    forget_data_stack(state);
+    return main_state != NULL ? main_state : state;
 }
 
 size_t greenio_pystate_foreign_count(PyThreadState *own)

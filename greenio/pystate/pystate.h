@@ -116,11 +116,8 @@ void greenio_pystate_write_traceback(PyThreadState *state, int fd);
  * carried is returned, and given back afterwards. */
 unsigned long greenio_pystate_before_fork(PyThreadState *state);
 void greenio_pystate_after_fork(PyThreadState *state, unsigned long thread_id);
-void greenio_pystate_after_fork_child(void);
-
-/* Called as the forked child's last callable has returned on a fiber's slot: finalisation frees the state's data stack, which
- * must not be the slot's. No Python frame is left. Debug builds of 3.15 assert that the state carries the OS thread's ident. */
-void greenio_pystate_before_exit(PyThreadState *state);
+/* In the child, whose only state is `state`: what hears of signals there, for `enter` and `forward_signals`. */
+PyThreadState *greenio_pystate_after_fork_child(PyThreadState *state);
 
 /* Thread states of this interpreter that are neither fibers' nor `own`: other OS threads that run Python. */
 size_t greenio_pystate_foreign_count(PyThreadState *own);
