@@ -20,6 +20,18 @@ static dump_traceback_function dump_traceback;
  * part of the interpreter's and may be used for a later state. */
 static PyThreadState *main_state;
 
+static PyObject *do_nothing; /* a Python function: calling it is a check of everything that is pending */
+
+static int make_do_nothing(void)
+{
+    PyObject *names = PyDict_New();
+    if (names == NULL)
+        return -1;
+    do_nothing = PyRun_String("lambda: None", Py_eval_input, names, names);
+    Py_DECREF(names);
+    return do_nothing != NULL ? 0 : -1;
+}
+
 static PyThreadState *oldest_state(PyInterpreterState *interpreter)
 {
     PyThreadState *oldest = PyInterpreterState_ThreadHead(interpreter);
@@ -34,6 +46,8 @@ int greenio_pystate_init(int hide_stack_protection)
     if (dump_traceback == NULL)
         dump_traceback = (dump_traceback_function)dlsym(RTLD_DEFAULT, "_Py_DumpTraceback");
     main_state = oldest_state(PyInterpreterState_Main());
+    if (make_do_nothing() < 0)
+        return -1;
 #ifdef GREENIO_VERSION_INIT_NEEDED
     return greenio_version_init(hide_stack_protection);
 #else
@@ -80,6 +94,19 @@ int greenio_pystate_new(struct greenio_stack *stack)
     return 0;
 }
 
+/* An exception from PyThreadState_SetAsyncExc that came too late. It is raised and dropped, not just forgotten: on CPython 3.11 and 3.12
+ * the interpreter would go on looking for it at every check, and with a trace function set never get past one. A signal handler may be
+ * what raises instead; then Ctrl-C is not lost. */
+static void drop_async_exception(PyThreadState *state)
+{
+    PyObject *value = PyObject_CallNoArgs(do_nothing);
+    Py_XDECREF(value);
+    if (value == NULL && PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) && state->async_exc != NULL)
+        PyErr_SetInterrupt();
+    PyErr_Clear();
+    Py_CLEAR(state->async_exc);
+}
+
 void greenio_pystate_reset(PyThreadState *state)
 {
     struct greenio_stack *stack = (struct greenio_stack *)state->thread_id;
@@ -89,7 +116,8 @@ void greenio_pystate_reset(PyThreadState *state)
         if (state->c_profilefunc != NULL)
             PyEval_SetProfile(NULL, NULL);
         greenio_version_clear_locals(state);
-        Py_CLEAR(state->async_exc);
+        if (state->async_exc != NULL)
+            drop_async_exception(state);
         Py_CLEAR(state->async_gen_firstiter);
         Py_CLEAR(state->async_gen_finalizer);
         Py_CLEAR(state->exc_info->exc_value);

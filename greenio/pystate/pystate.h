@@ -40,7 +40,7 @@
 #endif
 
 /* Look up what this interpreter offers. Once, at import, before any other verb. `hide_stack_protection`: behave as on
- * 3.14.0, which lacks the call (tests). 0, or -1 with an ImportError set. */
+ * 3.14.0, which lacks the call (tests). 0, or -1 with an ImportError or MemoryError set. */
 int greenio_pystate_init(int hide_stack_protection);
 
 /* new: a thread state for the slot, stored in stack->thread_state and ready to be entered.
