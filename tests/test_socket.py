@@ -1787,7 +1787,8 @@ def test_random_traffic_loses_and_changes_nothing(kind: str, seed: int, tmp_path
         sock.shutdown(socket.SHUT_WR)
 
     def receive(sock: Any, chance: random.Random) -> bytes:
-        with sock.dup() as own:  # with timeouts of its own: the other direction is somebody else's
+        with sock.dup() as own:  # with a timeout of its own: the other direction is somebody else's
+            own.settimeout(None)
             return receive_randomly(own, chance)
 
     def receive_randomly(sock: Any, chance: random.Random) -> bytes:
