@@ -104,10 +104,13 @@ def fill(sock: Any) -> int:
     sent = 0
     room = select.poll()
     room.register(sock, select.POLLOUT)
-    while room.poll(5):  # what is still on its way to the other side's buffer makes room once more when it arrives
+    last = -1
+    while sent != last:
+        last = sent
         with contextlib.suppress(BlockingIOError):
             while True:
                 sent += sock.send(b"f" * 65536)
+        room.poll(5)  # what is still on its way to the other side's buffer makes room once more when it arrives
     sock.settimeout(before)
     return sent
 
@@ -659,7 +662,7 @@ class Parked:
             self.sock = stack.enter_context(socket.socket())
             self.call = functools.partial(self.sock.connect, address)
         else:
-            self.sock, self.peer = stack.enter_context(connected("ipv4"))
+            self.sock, self.peer = stack.enter_context(connected("pair" if what.startswith("send") else "ipv4"))
             self.room = 0
             if what.startswith("send"):
                 self.room = fill(self.sock)
