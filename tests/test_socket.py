@@ -10,6 +10,7 @@ import hashlib
 import os
 import random
 import resource
+import select
 import socket as standard
 import struct
 import sys
@@ -101,9 +102,15 @@ def fill(sock: Any) -> int:
     before = sock.gettimeout()
     sock.settimeout(0)
     sent = 0
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            sent += sock.send(b"f" * 65536)
+    room = select.poll()
+    room.register(sock, select.POLLOUT)
+    last = -1
+    while sent != last:
+        last = sent
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent += sock.send(b"f" * 65536)
+        room.poll(5)  # what is still on its way to the other side's buffer makes room once more when it arrives
     sock.settimeout(before)
     return sent
 
@@ -655,7 +662,7 @@ class Parked:
             self.sock = stack.enter_context(socket.socket())
             self.call = functools.partial(self.sock.connect, address)
         else:
-            self.sock, self.peer = stack.enter_context(connected("ipv4"))
+            self.sock, self.peer = stack.enter_context(connected("pair" if what.startswith("send") else "ipv4"))
             self.room = 0
             if what.startswith("send"):
                 self.room = fill(self.sock)
@@ -1787,7 +1794,8 @@ def test_random_traffic_loses_and_changes_nothing(kind: str, seed: int, tmp_path
         sock.shutdown(socket.SHUT_WR)
 
     def receive(sock: Any, chance: random.Random) -> bytes:
-        with sock.dup() as own:  # with timeouts of its own: the other direction is somebody else's
+        with sock.dup() as own:  # with a timeout of its own: the other direction is somebody else's
+            own.settimeout(None)
             return receive_randomly(own, chance)
 
     def receive_randomly(sock: Any, chance: random.Random) -> bytes:
