@@ -76,6 +76,7 @@ cdef extern from "overflow.h":
     int greenio_overflow_install(const greenio_overflow_hooks *hooks) nogil
     int greenio_overflow_prepare_thread()
     void greenio_overflow_forget_thread()
+    int greenio_overflow_in_register(int value) noexcept
     int greenio_overflow_recover(greenio_stack *stack, const void *stack_pointer)
     void greenio_overflow_report_and_die(greenio_stack *stack, const char *what)
 
@@ -90,7 +91,7 @@ cdef extern from "pystate/pystate.h":
     void greenio_pystate_drop(greenio_stack *stack)
     int greenio_pystate_use_stack(PyThreadState *state, const greenio_stack *stack, uintptr_t *saved) except -1
     void greenio_pystate_use_own_stack(PyThreadState *state, const greenio_stack *own, const uintptr_t *saved)
-    int greenio_pystate_take_recursion(greenio_stack *stack) noexcept
+    int greenio_pystate_take_recursion(greenio_stack *stack, int (*in_register)(int value) noexcept) noexcept
     void greenio_pystate_give_back_recursion(greenio_stack *stack)
     void greenio_pystate_watch_recursion_errors(void (*freed)() noexcept)
     PyObject *greenio_pystate_take_exception()
@@ -378,7 +379,7 @@ cdef void check_canary(FiberCore *core) noexcept:
 
 
 cdef int take_recursion(greenio_stack *stack) noexcept:
-    return greenio_pystate_take_recursion(stack)
+    return greenio_pystate_take_recursion(stack, greenio_overflow_in_register)
 
 
 cdef void describe(greenio_stack *stack, int fd) noexcept:

@@ -58,10 +58,13 @@ static inline void greenio_version_use_own_stack(PyThreadState *state, const str
     (void)saved;
 }
 
-static inline void greenio_version_take_recursion(PyThreadState *state, int32_t taken[2])
+static inline int greenio_version_take_recursion(PyThreadState *state, int32_t taken[2], int (*in_register)(int32_t value))
 {
+    if (in_register(state->recursion_remaining))
+        return 1;
     taken[0] += state->recursion_remaining;
     state->recursion_remaining = 0;
+    return 0;
 }
 
 static inline void greenio_version_give_back_recursion(PyThreadState *state, int32_t taken[2])

@@ -89,8 +89,10 @@ static inline PyObject *greenio_pystate_take_exception(void)
 int greenio_pystate_use_stack(PyThreadState *state, const struct greenio_stack *stack, uintptr_t saved[3]);
 void greenio_pystate_use_own_stack(PyThreadState *state, const struct greenio_stack *own, const uintptr_t saved[3]);
 
-/* For the overflow handler: take the slot's remaining recursion; async-signal-safe. Nonzero: cannot. */
-int greenio_pystate_take_recursion(struct greenio_stack *stack);
+/* For the overflow handler: take the slot's remaining recursion; async-signal-safe. Negative: cannot. Positive: the interrupted
+ * code may have loaded a counter and be about to store it one less, which would undo the taking; nothing was taken.
+ * `in_register` tells whether a value is in one of its registers, or its neighbour. */
+int greenio_pystate_take_recursion(struct greenio_stack *stack, int (*in_register)(int32_t value));
 /* Give back what was taken. */
 void greenio_pystate_give_back_recursion(struct greenio_stack *stack);
 /* Have `freed` called each time that a RecursionError was freed, with the GIL held, by whichever code let go of it. Code that
