@@ -252,8 +252,6 @@ cdef void take_over(FiberCore *ended, FiberCore *next) noexcept:
 cdef void leave_for_ever(FiberCore *core, FiberCore *target, PyThreadState *signals) noexcept:
     cdef Handover handover
     cdef greenio_context *context = target.context
-    if check_canaries:
-        check_canary(core)
     core.ended = True
     handover.leaving = core
     handover.target = target
@@ -294,6 +292,8 @@ cdef void run_function(FiberCore *core) noexcept:
     greenio_pystate_reset(core.thread_state)
     if greenio_stack_yellow_open_count != 0:
         recover_stack(core)
+    if check_canaries:
+        check_canary(core)
 
 
 cdef dict threading_names = threading.__dict__
@@ -343,6 +343,8 @@ cdef object call_on_stack(FiberCore *core, size_t stack_bytes, object function, 
         greenio_pystate_use_own_stack(state, outer, saved)
     finally:
         recover_from(stack)
+        if not greenio_stack_canary_intact(stack):
+            greenio_overflow_report_and_die(stack, "overflowed an unguarded stack")
         if core is not NULL:
             core.stack = outer
         stack.owner = NULL
