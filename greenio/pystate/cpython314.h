@@ -84,7 +84,8 @@ static int greenio_version_find_bounds(PyThreadState *current)
 {
     uintptr_t here = (uintptr_t)__builtin_frame_address(0);
     size_t first = offsetof(PyThreadState, threading_local_sentinel);
-    for (size_t offset = first; offset < first + 512; offset += sizeof(void *)) {
+    size_t last = sizeof(PyThreadState) + 128; /* the private part is larger */
+    for (size_t offset = first; offset < last; offset += sizeof(void *)) {
         struct greenio_stack_bounds *bounds = (struct greenio_stack_bounds *)((char *)current + offset);
         size_t margin = bounds->soft_limit - bounds->hard_limit;
         if (bounds->top > here && bounds->soft_limit < here && bounds->hard_limit < bounds->soft_limit &&
