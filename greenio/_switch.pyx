@@ -25,6 +25,7 @@ cdef extern from "Python.h":
     int PyContext_Exit(object context) except -1
     PyThreadState *PyThreadState_Get()
     void PyErr_WriteUnraisable(PyObject *where)
+    int PyErr_CheckSignals() except -1
 
 cdef extern from "asm/context.h":
     struct greenio_transfer:
@@ -100,6 +101,7 @@ cdef extern from "pystate/pystate.h":
     void greenio_pystate_after_fork(PyThreadState *state, const greenio_stack *stack)
     void greenio_pystate_after_fork_child()
     void greenio_pystate_before_exit(PyThreadState *state)
+    void greenio_pystate_bring_requests(PyThreadState *main, PyThreadState *state)
     int greenio_pystate_hears_signals(PyThreadState *state)
     size_t greenio_pystate_foreign_count(PyThreadState *own)
     int greenio_pystate_forward_signals(PyThreadState *signals, PyThreadState **running) nogil
@@ -406,6 +408,15 @@ cdef size_t checked_stack_bytes(object requested) except 0:
 
 cdef bint hears_signals(PyThreadState *state) noexcept:
     return greenio_pystate_hears_signals(state)
+
+
+cdef void bring_requests(PyThreadState *signals) noexcept:
+    greenio_pystate_bring_requests(signals, PyThreadState_Get())
+
+
+cdef int check_signals(PyThreadState *signals) except -1:
+    bring_requests(signals)
+    return PyErr_CheckSignals()
 
 
 cdef size_t foreign_states(PyThreadState *own) noexcept:

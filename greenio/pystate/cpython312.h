@@ -43,6 +43,12 @@ static inline int greenio_version_clear_locals(PyThreadState *state)
     return 1;
 }
 
+static inline void greenio_version_bring_requests(PyThreadState *main, PyThreadState *state)
+{
+    (void)main;
+    (void)state;
+}
+
 static inline void greenio_version_settle(PyThreadState *state, const struct greenio_stack *stack)
 {
     greenio_recursion_settle(state, stack);
