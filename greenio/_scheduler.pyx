@@ -17,15 +17,14 @@ import types
 import weakref
 
 cimport cython
-from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_REFCNT
 from libc.errno cimport EBADF
 from libc.stdint cimport INT64_MAX, UINT64_MAX
 from libc.stdlib cimport free, malloc, realloc
 
 from greenio._switch cimport (
-    StatePointer, adopt_thread, after_fork, before_fork, call_on_stack, checked_stack_bytes, foreign_states,
-    forget_after_fork, forget_pool_after_fork, forward_signals, hears_signals, prepare, recover_stack,
+    StatePointer, adopt_thread, after_fork, before_fork, bring_requests, call_on_stack, check_signals, checked_stack_bytes,
+    foreign_states, forget_after_fork, forget_pool_after_fork, forward_signals, hears_signals, prepare, recover_stack,
     switch_to, watch_overflow_handler)
 from greenio.pollers.poller cimport (
     FAILED, HANG_UP, PEER_CLOSED, READABLE, URGENT, WRITABLE)
@@ -1042,6 +1041,8 @@ cdef class Scheduler:
             if self.until_look <= 0 or self.timer_count or self.io_waiting:
                 self.look_around()
             if self.ring_head == self.ring_tail:
+                if self.watched.signals is not NULL:
+                    bring_requests(self.watched.signals)
                 return
         self.push(me)
         self.switch_out(me)
@@ -1225,7 +1226,7 @@ cdef class Scheduler:
         self.watched.waiting = timeout_ns != 0
         try:
             if self.watched.signals is not NULL:
-                PyErr_CheckSignals()
+                check_signals(self.watched.signals)
                 if self.ring_head != self.ring_tail:
                     return 0
             self.poller.wait(timeout_ns)
@@ -1237,7 +1238,7 @@ cdef class Scheduler:
         if greenio_monitor_asleep:
             greenio_monitor_rouse()
         if self.watched.signals is not NULL:
-            PyErr_CheckSignals()
+            check_signals(self.watched.signals)
         return 0
 
     cdef bint is_deadlocked(self) except -1:

@@ -88,6 +88,13 @@ cdef bint hears_signals(PyThreadState *state) noexcept
 cdef size_t foreign_states(PyThreadState *own) noexcept
 cdef int forward_signals(PyThreadState *signals, volatile StatePointer *running) noexcept nogil
 
+# Run the handlers of signals that came, and what other processes asked for; `signals` as for switch_to, not NULL. Raises what they
+# raise.
+cdef int check_signals(PyThreadState *signals) except -1
+
+# Let the running fiber do, soon, what other processes asked for; `signals` as for check_signals.
+cdef void bring_requests(PyThreadState *signals) noexcept
+
 # Around fork, for the fiber that forks: what the first returns goes to the second.
 cdef unsigned long before_fork(FiberCore *core) noexcept
 cdef void after_fork(FiberCore *core, unsigned long thread_id) noexcept

@@ -25,6 +25,7 @@ cdef extern from "Python.h":
     int PyContext_Exit(object context) except -1
     PyThreadState *PyThreadState_Get()
     void PyErr_WriteUnraisable(PyObject *where)
+    int PyErr_CheckSignals() except -1
 
 cdef extern from "asm/context.h":
     struct greenio_transfer:
@@ -76,6 +77,7 @@ cdef extern from "overflow.h":
     int greenio_overflow_install(const greenio_overflow_hooks *hooks) nogil
     int greenio_overflow_prepare_thread()
     void greenio_overflow_forget_thread()
+    int greenio_overflow_in_register(int value) noexcept
     int greenio_overflow_recover(greenio_stack *stack, const void *stack_pointer)
     void greenio_overflow_report_and_die(greenio_stack *stack, const char *what)
 
@@ -92,7 +94,7 @@ cdef extern from "pystate/pystate.h":
     void greenio_pystate_drop(greenio_stack *stack)
     int greenio_pystate_use_stack(PyThreadState *state, const greenio_stack *stack, uintptr_t *saved) except -1
     void greenio_pystate_use_own_stack(PyThreadState *state, const greenio_stack *own, const uintptr_t *saved)
-    int greenio_pystate_take_recursion(greenio_stack *stack) noexcept
+    int greenio_pystate_take_recursion(greenio_stack *stack, int (*in_register)(int value) noexcept) noexcept
     void greenio_pystate_give_back_recursion(greenio_stack *stack)
     void greenio_pystate_watch_recursion_errors(void (*freed)() noexcept)
     PyObject *greenio_pystate_take_exception()
@@ -100,6 +102,7 @@ cdef extern from "pystate/pystate.h":
     unsigned long greenio_pystate_before_fork(PyThreadState *state)
     void greenio_pystate_after_fork(PyThreadState *state, unsigned long thread_id)
     PyThreadState *greenio_pystate_after_fork_child(PyThreadState *state)
+    void greenio_pystate_bring_requests(PyThreadState *main, PyThreadState *state)
     int greenio_pystate_hears_signals(PyThreadState *state)
     size_t greenio_pystate_foreign_count(PyThreadState *own)
     int greenio_pystate_forward_signals(PyThreadState *signals, volatile StatePointer *running) nogil
@@ -255,8 +258,6 @@ cdef void take_over(FiberCore *ended, FiberCore *next) noexcept:
 cdef void leave_for_ever(FiberCore *core, FiberCore *target, PyThreadState *signals) noexcept:
     cdef Handover handover
     cdef greenio_context *context = target.context
-    if check_canaries:
-        check_canary(core)
     core.ended = True
     handover.leaving = core
     handover.target = target
@@ -299,6 +300,8 @@ cdef void run_function(FiberCore *core) noexcept:
     greenio_pystate_reset(core.thread_state)
     if greenio_stack_yellow_open_count != 0:
         recover_stack(core)
+    if check_canaries:
+        check_canary(core)
 
 
 cdef dict threading_names = threading.__dict__
@@ -351,6 +354,8 @@ cdef object call_on_stack(FiberCore *core, size_t stack_bytes, object function, 
         greenio_pystate_use_own_stack(state, stands_on, saved)
     finally:
         recover_from(stack)
+        if not greenio_stack_canary_intact(stack):
+            greenio_overflow_report_and_die(stack, "overflowed an unguarded stack")
         if core is not NULL:
             core.stack = outer
         stack.owner = NULL
@@ -389,7 +394,7 @@ cdef void check_canary(FiberCore *core) noexcept:
 
 
 cdef int take_recursion(greenio_stack *stack) noexcept:
-    return greenio_pystate_take_recursion(stack)
+    return greenio_pystate_take_recursion(stack, greenio_overflow_in_register)
 
 
 cdef void describe(greenio_stack *stack, int fd) noexcept:
@@ -414,6 +419,15 @@ cdef size_t checked_stack_bytes(object requested) except 0:
 
 cdef bint hears_signals(PyThreadState *state) noexcept:
     return greenio_pystate_hears_signals(state)
+
+
+cdef void bring_requests(PyThreadState *signals) noexcept:
+    greenio_pystate_bring_requests(signals, PyThreadState_Get())
+
+
+cdef int check_signals(PyThreadState *signals) except -1:
+    bring_requests(signals)
+    return PyErr_CheckSignals()
 
 
 cdef size_t foreign_states(PyThreadState *own) noexcept:

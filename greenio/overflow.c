@@ -35,6 +35,9 @@
  * the next call would open it again. */
 #define RECOVER_MARGIN_BYTES ((size_t)16 * 1024)
 
+/* Recursion may be left untaken until so many pages of the yellow half are open. */
+#define POSTPONE_MAX_PAGES 8
+
 /* What the kernel may want to push for a signal handler: all vector and tile registers, with room to spare. */
 #define SIGNAL_FRAME_MAX_BYTES ((size_t)16 * 1024)
 
@@ -81,6 +84,8 @@ struct thread_record {
     uintptr_t futile_address;
     /* reporting */
     volatile char is_describing;
+    /* taking recursion */
+    const ucontext_t *interrupted; /* by the fault being handled; NULL: its registers do not matter */
     /* alternate stack */
     char *memory;               /* made by prepare_thread, or NULL; its guard comes first */
     size_t memory_bytes;
@@ -98,6 +103,16 @@ static uintptr_t interrupted_stack_pointer(const ucontext_t *context)
 static uintptr_t interrupted_instruction(const ucontext_t *context)
 {
     return (uintptr_t)context->uc_mcontext.gregs[REG_RIP];
+}
+
+static int interrupted_in_register(const ucontext_t *context, int32_t low, int32_t high)
+{
+    for (int i = REG_R8; i <= REG_RCX; i++) { /* the general registers but rsp */
+        int32_t value = (int32_t)context->uc_mcontext.gregs[i];
+        if (value >= low && value <= high)
+            return 1;
+    }
+    return 0;
 }
 
 static int interrupted_error(const ucontext_t *context)
@@ -339,11 +354,18 @@ static int go_on_in_yellow(struct greenio_stack *stack, const char *lowest)
     if (hooks == NULL || hooks->take_recursion == NULL || greenio_stack_open_yellow(stack, lowest) != 0
         || greenio_stack_open_limit(stack) == before)
         return 0;
-    if (hooks->take_recursion(stack) == 0)
+    if (stack->yellow_open > POSTPONE_MAX_PAGES)
+        self.interrupted = NULL;
+    if (hooks->take_recursion(stack) >= 0)
         return 1;
     if (before == stack->limit)
         greenio_stack_close_yellow(stack);
     return 0;
+}
+
+int greenio_overflow_in_register(int32_t value)
+{
+    return self.interrupted != NULL && interrupted_in_register(self.interrupted, value - 1, value + 1);
 }
 
 static void report_fault(struct greenio_stack *standing, const struct greenio_stack_place *touched)
@@ -410,6 +432,7 @@ static void on_fault(int number, siginfo_t *info, void *interrupted)
     int goes_on = 0;
     if (!is_nested) {
         self.passing_frame = 0; /* if it was not, that handler was left by siglongjmp */
+        self.interrupted = context;
         if (is_repeat(info, context))
             ; /* it was looked at, and reported */
         else if (info->si_code == SEGV_MAPERR || info->si_code == SEGV_ACCERR)

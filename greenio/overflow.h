@@ -16,7 +16,8 @@
 
 struct greenio_overflow_hooks {
     /* Zero the remaining recursion of the slot's thread state, adding to stack->taken what was taken. The yellow half is open
-     * as far as needed. Nonzero if that thread state cannot be made to raise. Async-signal-safe. */
+     * as far as needed. Positive: not at this instruction, the next page will ask again. Negative: that thread state cannot
+     * be made to raise. Async-signal-safe. */
     int (*take_recursion)(struct greenio_stack *stack);
     /* Write what is known of the fiber (name, id, then its Python traceback) to `fd`. Called as the process
      * dies; best effort. */
@@ -31,6 +32,10 @@ struct greenio_overflow_hooks {
  * `hooks` must stay valid; NULL leaves those of the last call. 0, or -1 with errno. Async-signal-safe after the first call,
  * so that a watching thread may repeat it. */
 int greenio_overflow_install(const struct greenio_overflow_hooks *hooks);
+
+/* For take_recursion: whether the code that was interrupted has `value`, or one more or less, in a register; it may be about to
+ * store it. 0 once so much of the yellow half is open that the rest must do. */
+int greenio_overflow_in_register(int32_t value);
 
 /* Give the calling OS thread an alternate signal stack unless it has one that is large enough (faulthandler's is not: it is
  * set aside until greenio_overflow_forget_thread). 0, or -1 with errno. */

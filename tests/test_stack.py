@@ -719,11 +719,12 @@ assert probe.write_status(limit - 1) == -signal.SIGSEGV and probe.yellow_open_co
 """)
 
 
-def test_each_page_of_yellow_takes_the_recursion_again(run, faulting_kind):
-    # The error was caught, and the fiber came down again before it was told to recover.
+@pytest.mark.parametrize("take_result", [0, 1], ids=["taken", "put off"])
+def test_each_page_of_yellow_takes_the_recursion_again(run, faulting_kind, take_result):
+    # The error was caught, and the fiber came down again before it was told to recover; or it could not be made to raise yet.
     run(f"""
 probe.init(1, {faulting_kind})
-probe.install()
+probe.install(take_result={take_result})
 probe.prepare_thread()
 stack = probe.acquire(SIZE)
 opened = [0]
@@ -821,7 +822,7 @@ def check_report(stderr, what="a fiber hit the guard of its stack", *, size=SIZE
 
 @pytest.mark.parametrize("yellow", [0, 1], ids=["all red", "yellow that cannot raise"])
 def test_a_red_overflow_is_reported_and_ends_the_process(run, faulting_kind, yellow):
-    stderr = died(run, f"probe.init({yellow}, {faulting_kind}); probe.install(take_result=1)" + OVERFLOW)
+    stderr = died(run, f"probe.init({yellow}, {faulting_kind}); probe.install(take_result=-1)" + OVERFLOW)
     check_report(stderr)
 
 
@@ -872,7 +873,7 @@ def test_neighbours_are_intact_after_a_red_overflow(run, faulting_kind):
     stderr = run(f"""
 probe.init(1, {faulting_kind})
 probe.set_handler("longjmp")
-probe.install(take_result=1)
+probe.install(take_result=-1)
 probe.prepare_thread()
 stacks = [probe.acquire(SIZE) for _ in range(3)]
 for stack in (stacks[0], stacks[2]):

@@ -59,10 +59,13 @@ static inline void greenio_version_use_own_stack(PyThreadState *state, const str
     (void)saved;
 }
 
-static inline void greenio_version_take_recursion(PyThreadState *state, int32_t taken[2])
+static inline int greenio_version_take_recursion(PyThreadState *state, int32_t taken[2], int (*in_register)(int32_t value))
 {
+    if (in_register(state->recursion_remaining))
+        return 1;
     taken[0] += state->recursion_remaining;
     state->recursion_remaining = 0;
+    return 0;
 }
 
 static inline void greenio_version_give_back_recursion(PyThreadState *state, int32_t taken[2])
@@ -79,6 +82,12 @@ static inline int greenio_version_has_locals(const PyThreadState *state)
 static inline void greenio_version_clear_locals(PyThreadState *state)
 {
     Py_CLEAR(state->dict);
+}
+
+static inline void greenio_version_bring_requests(PyThreadState *main, PyThreadState *state)
+{
+    (void)main;
+    (void)state;
 }
 
 static inline void greenio_version_settle(PyThreadState *state, const struct greenio_stack *stack)

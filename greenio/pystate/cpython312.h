@@ -46,6 +46,12 @@ static inline void greenio_version_clear_locals(PyThreadState *state)
     Py_CLEAR(state->dict);
 }
 
+static inline void greenio_version_bring_requests(PyThreadState *main, PyThreadState *state)
+{
+    (void)main;
+    (void)state;
+}
+
 static inline void greenio_version_settle(PyThreadState *state, const struct greenio_stack *stack)
 {
     greenio_recursion_settle(state, stack);

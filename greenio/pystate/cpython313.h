@@ -24,6 +24,12 @@ static inline void greenio_version_make_current(PyThreadState *state)
     PyThreadState_Swap(state);
 }
 
+static inline void greenio_version_bring_requests(PyThreadState *main, PyThreadState *state)
+{
+    (void)main;
+    (void)state;
+}
+
 static inline void greenio_version_settle(PyThreadState *state, const struct greenio_stack *stack)
 {
     greenio_recursion_settle(state, stack);

@@ -5,11 +5,13 @@
  *   sets them; on 3.14.0 the words are looked for at import. Their place differs within 3.14 (3.14.4 added a field
  *   before them), so it is never compiled in, and the call is looked up at run time: one build serves all of 3.14.
  * - Hence no yellow zone: the guard is all red.
+ * - Another process's request to run a script comes to the main state only (remote_debug.h).
  * - A thread_id is handed to pthread functions by faulthandler, and remote unwinders read 16 KB from the data stack's chunk.
  */
 #ifndef GREENIO_CPYTHON_H
 #define GREENIO_CPYTHON_H
 
+#include "remote_debug.h"
 #include "signal_bit.h"
 #include "thread_locals.h"
 
@@ -39,10 +41,12 @@ static inline void greenio_version_make_current(PyThreadState *state)
     PyThreadState_Swap(state);
 }
 
-static inline void greenio_version_take_recursion(PyThreadState *state, int32_t taken[2])
+static inline int greenio_version_take_recursion(PyThreadState *state, int32_t taken[2], int (*in_register)(int32_t value))
 {
     (void)state;
     (void)taken;
+    (void)in_register;
+    return -1;
 }
 
 static inline void greenio_version_give_back_recursion(PyThreadState *state, int32_t taken[2])

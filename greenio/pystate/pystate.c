@@ -168,14 +168,13 @@ void greenio_pystate_use_own_stack(PyThreadState *state, const struct greenio_st
     greenio_version_use_own_stack(state, own, saved);
 }
 
-int greenio_pystate_take_recursion(struct greenio_stack *stack)
+int greenio_pystate_take_recursion(struct greenio_stack *stack, int (*in_register)(int32_t value))
 {
     PyThreadState *state = stack->thread_state;
     /* Not the running one: a large frame has jumped over a whole guard, into a neighbour's. */
     if (state == NULL || !GREENIO_YELLOW_ZONE || state != PyGILState_GetThisThreadState())
         return -1;
-    greenio_version_take_recursion(state, stack->taken);
-    return 0;
+    return greenio_version_take_recursion(state, stack->taken, in_register);
 }
 
 void greenio_pystate_give_back_recursion(struct greenio_stack *stack)

@@ -49,11 +49,13 @@ int greenio_pystate_new(struct greenio_stack *stack);
 
 /* enter: make `state` the current one, and `leaving`, which was current, not. From 3.12 on the GIL may be let go and
  * taken again in between, so other OS threads may run Python here. `signals` is the thread state that hears of signals when the
- * caller is its OS thread, else NULL: a pending bit found there goes to `state`. Runs no Python code here. */
+ * caller is its OS thread, else NULL: a pending bit found there goes to `state`, and so do other processes' requests. Runs no Python code here. */
 static inline void greenio_pystate_enter(PyThreadState *leaving, PyThreadState *state, PyThreadState *signals)
 {
-    if (signals != NULL)
+    if (signals != NULL) {
         greenio_version_move_signals(signals, leaving, state);
+        greenio_version_bring_requests(signals, state);
+    }
     greenio_version_make_current(state);
 }
 
@@ -89,6 +91,13 @@ int greenio_pystate_hears_signals(PyThreadState *state);
  * anything to do. No state is freed meanwhile. Nonzero if there was one. */
 int greenio_pystate_forward_signals(PyThreadState *signals, PyThreadState *volatile *running);
 
+/* Bring what other processes asked of the main state `main`, which may be parked, to the current one, `state`. Runs no Python code
+ * here; PyErr_CheckSignals does. */
+static inline void greenio_pystate_bring_requests(PyThreadState *main, PyThreadState *state)
+{
+    greenio_version_bring_requests(main, state);
+}
+
 /* The exception being raised, with its traceback, no longer being raised. New reference; NULL if there is none. */
 static inline PyObject *greenio_pystate_take_exception(void)
 {
@@ -100,8 +109,10 @@ static inline PyObject *greenio_pystate_take_exception(void)
 int greenio_pystate_use_stack(PyThreadState *state, const struct greenio_stack *stack, uintptr_t saved[3]);
 void greenio_pystate_use_own_stack(PyThreadState *state, const struct greenio_stack *own, const uintptr_t saved[3]);
 
-/* For the overflow handler: take the slot's remaining recursion; async-signal-safe. Nonzero: cannot. */
-int greenio_pystate_take_recursion(struct greenio_stack *stack);
+/* For the overflow handler: take the slot's remaining recursion; async-signal-safe. Negative: cannot. Positive: the interrupted
+ * code may have loaded a counter and be about to store it one less, which would undo the taking; nothing was taken.
+ * `in_register` tells whether a value is in one of its registers, or its neighbour. */
+int greenio_pystate_take_recursion(struct greenio_stack *stack, int (*in_register)(int32_t value));
 /* Give back what was taken. */
 void greenio_pystate_give_back_recursion(struct greenio_stack *stack);
 /* Have `freed` called each time that a RecursionError was freed, with the GIL held, by whichever code let go of it. Code that

@@ -36,12 +36,15 @@ static inline void greenio_version_use_own_stack(PyThreadState *state, const str
     state->c_recursion_remaining = (int)saved[0];
 }
 
-static inline void greenio_version_take_recursion(PyThreadState *state, int32_t taken[2])
+static inline int greenio_version_take_recursion(PyThreadState *state, int32_t taken[2], int (*in_register)(int32_t value))
 {
+    if (in_register(state->py_recursion_remaining) || in_register(state->c_recursion_remaining))
+        return 1;
     taken[0] += state->py_recursion_remaining;
     taken[1] += state->c_recursion_remaining;
     state->py_recursion_remaining = 0;
     state->c_recursion_remaining = 0;
+    return 0;
 }
 
 static inline void greenio_version_give_back_recursion(PyThreadState *state, int32_t taken[2])
