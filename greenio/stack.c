@@ -591,14 +591,14 @@ struct greenio_stack *greenio_stack_acquire(size_t stack_bytes)
     return stack;
 }
 
-/* Whether something was written in the page at `page`, as far as a look at four places tells. Deep use leaves return addresses
- * and saved registers all over. Reading a page that was never written maps the kernel's zero page, once: no memory. */
-static int page_written(const char *page)
+/* Whether something was written in the page at `page`, as far as two words in every `stride` bytes tell. Deep use leaves return
+ * addresses and saved registers all over, but for large buffers that nobody filled (sorted has one of 2 KiB). Reading a page
+ * that was never written maps the kernel's zero page, once: no memory. */
+static int page_written(const char *page, size_t stride)
 {
-    const volatile uint64_t *words = (const volatile uint64_t *)page;
     uint64_t seen = 0;
-    for (size_t i = 0; i < PAGE_BYTES / sizeof *words; i += 128)
-        seen |= words[i] | words[i + 1];
+    for (size_t offset = 0; offset < PAGE_BYTES; offset += stride)
+        seen |= *(const uint64_t *)(page + offset) | *(const uint64_t *)(page + offset + 8);
     return seen != 0;
 }
 
@@ -608,8 +608,9 @@ static int went_deep(const struct greenio_stack *stack)
 {
     const char *hot_page = hot_page_of(stack);
     size_t stack_bytes = class_stack_bytes(stack->size_class);
-    return page_written(hot_page - WARM_STACK_BYTES - PAGE_BYTES) || page_written(hot_page - stack_bytes / 2 - PAGE_BYTES)
-           || page_written(slot_end_of(stack) - PAGE_BYTES);
+    return page_written(hot_page - WARM_STACK_BYTES - PAGE_BYTES, 256)
+           || page_written(hot_page - stack_bytes / 2 - PAGE_BYTES, 1024)
+           || page_written(slot_end_of(stack) - PAGE_BYTES, 1024);
 }
 
 int greenio_stack_pool_has_room(const struct greenio_stack *stack)

@@ -22,8 +22,9 @@ def wait_for(pid):
 
 def prove_that_fibers_work():
     order = []
+    start = greenio.current_time()
     def worker(name):
-        greenio.sleep(0.001 * name)
+        greenio.sleep_until(start + 0.001 * name)
         order.append(name)
         return name
     fibers = [greenio.spawn(worker, name) for name in (3, 1, 2)]
