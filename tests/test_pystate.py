@@ -15,15 +15,13 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
+from child import CRASH, SECONDS, check_script, environment, run_script
+from native.build import ToolMissing, build_extension
 
 import greenio
 from greenio import debug, run, spawn, yield_now
-
-from child import CRASH, SECONDS, check_script, environment, run_script
-from native.build import ToolMissing, build_extension
 
 HERE = Path(__file__).resolve().parent
 DEFAULT_STACK = 256 * 1024
@@ -230,7 +228,7 @@ def test_runs_on_several_os_threads_interleave_at_gil_releases(probe: ModuleType
             except KeyError as error:
                 hashlib.sha256(bytes(50_000)).digest()
                 yield_now()
-                assert sys.exc_info()[1] is error
+                assert sys.exc_info()[1] is error  # noqa: PT017
             assert local.name == name
             assert probe.state()["gilstate_is_current"]
 
@@ -273,7 +271,9 @@ def test_switch_interval_is_never_made_longer_and_none_leaves_it(default_interva
     assert sys.getswitchinterval() == default_interval
 
 
-def test_switch_interval_of_runs_on_several_os_threads_is_the_shortest_until_the_last_ends(default_interval: float) -> None:
+def test_switch_interval_of_runs_on_several_os_threads_is_the_shortest_until_the_last_ends(
+    default_interval: float,
+) -> None:
     wanted = (0.003, 0.001, 0.002)
     all_run = threading.Barrier(len(wanted) + 1)
     seen: list[float] = []

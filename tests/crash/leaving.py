@@ -5,7 +5,6 @@ import sys
 import threading
 
 
-
 def say(text: str) -> None:
     print(text, flush=True)
 

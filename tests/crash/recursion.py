@@ -10,6 +10,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from greenio import on_big_stack, run, spawn, yield_now
@@ -135,7 +136,7 @@ def depths() -> None:
         print(found)
         assert found[:4] == own, "whatever ran before on the stack"
         if sys.version_info >= (3, 12):
-            assert all(one < other for one, other in zip(found[:3], found[1:4], strict=True)), found
+            assert all(one < other for one, other in pairwise(found[:4])), found
             assert found[4] >= found[3], found
 
     run(main)
