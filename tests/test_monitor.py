@@ -104,6 +104,7 @@ def test_it_blocks_all_signals():
     assert child.stderr == ""
 
 
+@pytest.mark.slow
 def test_it_is_gone_before_a_fork_and_back_afterwards():
     run_child(
         """

@@ -6,6 +6,7 @@ import pkgutil
 import socket
 import threading
 import time
+import weakref
 
 import pytest
 from child import run_child
@@ -229,6 +230,30 @@ def test_a_descriptor_is_registered_once(poller, pair):
         poller.add(Recorder(one.fileno()))
     assert poller.entry(one.fileno()) is first
     assert poller.registered == 1
+
+
+def test_a_removed_entry_is_not_added_again(poller, pair):
+    entry = Recorder(pair[0].fileno())
+    poller.add(entry)
+    poller.remove(entry)
+    with pytest.raises(ValueError, match="was removed"):
+        poller.add(entry)
+    assert poller.registered == 0
+
+
+def test_an_entry_lives_as_long_as_it_is_registered(poller, pair):
+    one, other = pair
+    entry = Recorder(one.fileno())
+    handle = weakref.ref(entry)
+    poller.add(entry)
+    del entry
+    other.send(b"x")
+    poller.wait(0)
+    assert handle().flags == [READABLE | WRITABLE]
+    poller.remove(handle())
+    assert handle() is None
+    poller.add(Recorder(one.fileno()))
+    poller.close()
 
 
 def test_a_closed_descriptor_is_refused_and_nothing_has_changed(poller):

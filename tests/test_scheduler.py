@@ -1443,7 +1443,8 @@ def test_a_deadlock_is_told_though_a_repr_raises_or_parks_or_is_long():
     text = greenio.run(main)
     assert "<Raising whose repr raised LookupError>" in text
     assert "<Parking whose repr raised RuntimeError>" in text
-    assert len(text) < 20_000
+    assert "x" * 100 in text
+    assert "x" * 1000 not in text
 
 
 def test_unhandled_deadlock_ends_the_run_and_unwinds_the_others():
@@ -1705,14 +1706,17 @@ def test_garbage_that_refers_to_parked_fibers_is_collected_and_the_fibers_are_no
     assert greenio.run(main) == [None] * 50
 
 
+SOAK = 5000 if hasattr(sys, "gettotalrefcount") else 40_000  # spawns; the collector runs all the time, slowly in debug builds
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_soak(seed):
-    child = run_child(CRASH / "soak.py", "--spawns=40000", f"--seed={seed}", flags=())
+    child = run_child(CRASH / "soak.py", f"--spawns={SOAK}", f"--seed={seed}", flags=())
     assert "flat" in child.stdout
 
 
 @pytest.mark.slow
 def test_soak_with_pythons_own_memory_checks():
-    child = run_child(CRASH / "soak.py", "--spawns=15000", "--seed=3", flags=(), PYTHONMALLOC="debug")
+    child = run_child(CRASH / "soak.py", f"--spawns={SOAK // 3}", "--seed=3", flags=(), PYTHONMALLOC="debug")
     assert "flat" in child.stdout

@@ -129,11 +129,12 @@ cdef class EpollPoller(Poller):
 
     cpdef int add(self, Entry entry) except -1:
         cdef epoll_event event
+        cdef int fd = entry.fd
         self.put(entry)
         event = event_of(entry)
         if epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, entry.fd, &event) < 0:
-            self.table[entry.fd] = NULL
-            self.registered -= 1
+            self.take(entry)
+            entry.fd = fd
             PyErr_SetFromErrno(OSError)
         return 0
 

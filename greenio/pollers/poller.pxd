@@ -25,7 +25,7 @@ cdef class Entry:
     cpdef int ready(self, int flags) except -1
 
 cdef class Poller:
-    cdef PyObject **table              # by descriptor; borrowed: whoever adds an entry keeps it
+    cdef PyObject **table              # by descriptor; each owns a reference, until it is removed
     cdef Py_ssize_t table_size
     cdef uint32_t generation           # of the newest entry
     cdef readonly Py_ssize_t registered

@@ -1,4 +1,5 @@
 # poller.pyx: the table of descriptors, shared by all pollers. The contract is in poller.pxd.
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
@@ -31,6 +32,7 @@ cdef class Poller:
         self.wake_fd = -1
 
     def __dealloc__(self):
+        self.forget_all()
         free(self.table)
 
     cpdef int add(self, Entry entry) except -1:
@@ -76,6 +78,8 @@ cdef class Poller:
     cdef int put(self, Entry entry) except -1:
         cdef Py_ssize_t size
         cdef PyObject **table
+        if entry.fd < 0:
+            raise ValueError("the entry was removed; make another one")
         if entry.fd >= self.table_size:
             size = max(64, 2 * self.table_size, entry.fd + 1)
             table = <PyObject **>realloc(self.table, size * sizeof(PyObject *))
@@ -88,15 +92,18 @@ cdef class Poller:
             raise ValueError(f"descriptor {entry.fd} is registered already")
         self.generation += 1
         entry.generation = self.generation
+        Py_INCREF(entry)
         self.table[entry.fd] = <PyObject *>entry
         self.registered += 1
         return 0
 
     cdef int take(self, Entry entry) except -1:
-        if entry.fd >= 0 and entry.fd < self.table_size and self.table[entry.fd] is <PyObject *>entry:
-            self.table[entry.fd] = NULL
-            self.registered -= 1
+        cdef int fd = entry.fd
         entry.fd = -1
+        if fd >= 0 and fd < self.table_size and self.table[fd] is <PyObject *>entry:
+            self.table[fd] = NULL
+            self.registered -= 1
+            Py_DECREF(entry)
         return 0
 
     cdef Entry find(self, int fd, uint32_t generation):
@@ -114,8 +121,11 @@ cdef class Poller:
 
     cdef void forget_all(self) noexcept:
         cdef Py_ssize_t fd
-        for fd in range(self.table_size):
-            if self.table[fd] is not NULL:
-                (<Entry>self.table[fd]).fd = -1
-                self.table[fd] = NULL
+        cdef PyObject *entry
         self.registered = 0
+        for fd in range(self.table_size):
+            entry = self.table[fd]
+            if entry is not NULL:
+                self.table[fd] = NULL
+                (<Entry>entry).fd = -1
+                Py_DECREF(<Entry>entry)
