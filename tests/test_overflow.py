@@ -31,7 +31,13 @@ NEVER_ASKS = {"chain_next", "map_next", "yield_from_throw"}
 # compiler's three times the recursion limit. It wants on_big_stack.
 COUNTS_ALONE = {"marshal_dumps", "marshal_loads"}
 if HAS_YELLOW:
-    NEVER_ASKS |= {"hash_of_tuples", "methods_freed", "generators_freed", "started_generators_freed", "element_deepcopy"}
+    NEVER_ASKS |= {
+        "hash_of_tuples",
+        "methods_freed",
+        "generators_freed",
+        "started_generators_freed",
+        "element_deepcopy",
+    }
     COUNTS_ALONE |= {name for name in STYLES if name.startswith(("compile_", "ast_"))}
 OWN_LIMITS = ("RecursionError", "MemoryError", "ValueError", "SyntaxError", "returned")
 MAY_END_THE_PROCESS = NEVER_ASKS | COUNTS_ALONE
@@ -88,7 +94,8 @@ def check_none_died(found, styles):
 def check_report(stderr, stack_bytes=262144, fiber=r"\d+"):
     assert stderr.count(REPORT) == 1, stderr
     report = re.search(
-        re.escape(REPORT) + r"a fiber hit the guard of its stack \((\d+) bytes usable; see stack_size= of run and spawn, and "
+        re.escape(REPORT)
+        + r"a fiber hit the guard of its stack \((\d+) bytes usable; see stack_size= of run and spawn, and "
         rf"on_big_stack\)\nFiber {fiber}( \(.*\))?:\nStack \(most recent call first\):\n  File \".*\", line \d+ in \w+\n",
         stderr,
     )
@@ -325,7 +332,9 @@ greenio.run(main)
 """
     stderr = died(script, GREENIO_GUARD="canary")
     assert REPORT + "overflowed an unguarded stack (262144 bytes usable;" in stderr
-    assert re.search(r"Fiber 2 \(unguarded\):\nStack \(most recent call first\):\n(.*\n)?.*line \d+ in fiber\n", stderr), stderr
+    assert re.search(
+        r"Fiber 2 \(unguarded\):\nStack \(most recent call first\):\n(.*\n)?.*line \d+ in fiber\n", stderr
+    ), stderr
 
 
 def test_without_a_guard_an_overflow_is_found_when_the_fiber_ends():
@@ -550,7 +559,8 @@ greenio.run(main)
 def test_overflowing_counts_stacks_that_have_not_come_back_up():
     if not HAS_YELLOW:
         pytest.skip("no yellow zone on CPython 3.14 and later")
-    figures("""
+    figures(
+        """
 found = []
 def recurse(_=None):
     try:
@@ -566,4 +576,6 @@ def fiber():
 greenio.run(lambda: greenio.spawn(fiber).result())
 assert 1 in found, found
 assert stack_stats()["overflowing"] == 0
-""", GREENIO_STACK_SIZE="65536")
+""",
+        GREENIO_STACK_SIZE="65536",
+    )

@@ -17,7 +17,9 @@ ELSEWHERE = {
 def test_importing_elsewhere_says_what_is_supported(change: str) -> None:
     child = run_child(f"import platform, sys\n{change}\nimport greenio", status=1)
     last = child.stderr.splitlines()[-1]
-    assert last.startswith("ImportError: greenio supports CPython 3.11 to 3.15 with the GIL on Linux on x86-64; this is ")
+    assert last.startswith(
+        "ImportError: greenio supports CPython 3.11 to 3.15 with the GIL on Linux on x86-64; this is "
+    )
 
 
 def test_an_unknown_guard_is_refused_at_import() -> None:

@@ -1706,7 +1706,9 @@ def test_garbage_that_refers_to_parked_fibers_is_collected_and_the_fibers_are_no
     assert greenio.run(main) == [None] * 50
 
 
-SOAK = 5000 if hasattr(sys, "gettotalrefcount") else 40_000  # spawns; the collector runs all the time, slowly in debug builds
+SOAK = (
+    5000 if hasattr(sys, "gettotalrefcount") else 40_000
+)  # spawns; the collector runs all the time, slowly in debug builds
 
 
 @pytest.mark.slow

@@ -485,8 +485,17 @@ def ast_parse():
 
 @style
 def ast_compile():
-    compile(ast.Expression(nest(lambda inner: ast.UnaryOp(ast.USub(), inner, lineno=1, col_offset=0), 20_000,
-                                ast.Constant(1, lineno=1, col_offset=0))), "", "eval")
+    compile(
+        ast.Expression(
+            nest(
+                lambda inner: ast.UnaryOp(ast.USub(), inner, lineno=1, col_offset=0),
+                20_000,
+                ast.Constant(1, lineno=1, col_offset=0),
+            )
+        ),
+        "",
+        "eval",
+    )
 
 
 @style
