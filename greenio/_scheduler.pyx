@@ -315,6 +315,8 @@ cdef class Fiber(BaseFiber):
         cdef WaitNode node
         cdef int64_t deadline_ns
         cdef int wake
+        if self.scheduler is None:
+            raise RuntimeError("this fiber was never spawned; fibers are made by greenio.spawn(fn, *args)")
         if scheduler is None:
             self._join_from_thread(timeout)
             return

@@ -59,6 +59,13 @@ int greenio_pystate_init(int hide_stack_protection)
 /* Held while a state is freed and while another OS thread, without the GIL, looks at one. */
 static pthread_mutex_t states_lock = PTHREAD_MUTEX_INITIALIZER;
 
+static size_t fiber_states; /* made by new and not dropped since */
+
+static int is_fibers(const PyThreadState *state)
+{
+    return greenio_stack_find((void *)state->thread_id) != NULL;
+}
+
 static void set_data_stack(PyThreadState *state, struct greenio_stack *stack)
 {
     _PyStackChunk *chunk = (_PyStackChunk *)stack->data;
@@ -84,6 +91,7 @@ int greenio_pystate_new(struct greenio_stack *stack)
         PyErr_NoMemory();
         return -1;
     }
+    fiber_states++;
     state->thread_id = (unsigned long)stack;
     set_data_stack(state, stack);
     stack->thread_state = state;
@@ -141,6 +149,7 @@ void greenio_pystate_drop(struct greenio_stack *stack)
     pthread_mutex_lock(&states_lock);
     PyThreadState_Delete(state);
     pthread_mutex_unlock(&states_lock);
+    fiber_states--;
 }
 
 int greenio_pystate_forward_signals(PyThreadState *signals, PyThreadState *volatile *running)
@@ -273,6 +282,7 @@ void greenio_pystate_after_fork(PyThreadState *state, unsigned long thread_id)
 PyThreadState *greenio_pystate_after_fork_child(PyThreadState *state)
 {
     pthread_mutex_init(&states_lock, NULL);
+    fiber_states = is_fibers(state);
     return main_state != NULL ? main_state : state;
 }
 
@@ -281,7 +291,6 @@ size_t greenio_pystate_foreign_count(PyThreadState *own)
     size_t count = 0;
     PyThreadState *state = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(own));
     for (; state != NULL; state = PyThreadState_Next(state))
-        if (state != own && greenio_stack_find((void *)state->thread_id) == NULL)
-            count++;
-    return count;
+        count++;
+    return count - fiber_states - !is_fibers(own);
 }
