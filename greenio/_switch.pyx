@@ -91,6 +91,8 @@ cdef extern from "pystate/pystate.h":
     void greenio_pystate_leave(PyThreadState *state)
     void greenio_pystate_reset(PyThreadState *state)
     int greenio_pystate_is_clean(const PyThreadState *state)
+    void greenio_pystate_put_away(PyThreadState *state)
+    void greenio_pystate_take_out(PyThreadState *state)
     void greenio_pystate_drop(greenio_stack *stack)
     int greenio_pystate_use_stack(PyThreadState *state, const greenio_stack *stack, uintptr_t *saved) except -1
     void greenio_pystate_use_own_stack(PyThreadState *state, const greenio_stack *own, const uintptr_t *saved)
@@ -175,6 +177,8 @@ cdef int prepare(BaseFiber fiber) except -1:
         except BaseException:
             greenio_stack_discard(stack)
             raise
+    else:
+        greenio_pystate_take_out(<PyThreadState *>stack.thread_state)
     if stack.guard_kind == GREENIO_GUARD_CANARY:
         check_canaries = True
     stack.owner = <PyObject *>fiber
@@ -222,6 +226,7 @@ cdef void bury(FiberCore *ended) noexcept:
     ended.thread_state = NULL
     stack.owner = NULL
     if greenio_stack_pool_has_room(stack):
+        greenio_pystate_put_away(<PyThreadState *>stack.thread_state)
         greenio_stack_release(stack)
     else:
         greenio_pystate_drop(stack)

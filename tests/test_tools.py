@@ -300,6 +300,27 @@ def test_the_remote_unwinder_sees_every_fiber(program, count, function):
 
 @remote
 @pytest.mark.slow
+def test_the_remote_unwinder_is_not_troubled_by_finished_fibers(program):
+    before = """
+def come_and_go():
+    import greenio.debug
+    for kept in (100, 3, 0, 100):
+        for fiber in [greenio.spawn(parked_leaf, 0) for _ in range(20)]:
+            fiber.cancel()
+            fiber.join()
+        greenio.debug.set_stack_pool(kept)
+    for _ in range(20):
+        greenio.spawn(len, "").join()
+    blocking_leaf()
+"""
+    with program(2, "come_and_go", before=before) as process:
+        stacks = python_tool("-c", UNWIND, process.pid).splitlines()
+    assert sum(stack.startswith("parked_leaf parked_middle parked_top") for stack in stacks) == 2, stacks
+    assert any(stack.startswith("blocking_leaf come_and_go") for stack in stacks), stacks
+
+
+@remote
+@pytest.mark.slow
 def test_asyncio_ps_sees_the_tasks_of_an_event_loop_in_a_fiber(program):
     before = """
 import asyncio

@@ -143,6 +143,7 @@ void greenio_pystate_drop(struct greenio_stack *stack)
 {
     PyThreadState *state = stack->thread_state;
     stack->thread_state = NULL;
+    greenio_pystate_take_out(state);
     forget_data_stack(state);
     PyThreadState_Clear(state);
     forget_data_stack(state);

@@ -80,6 +80,30 @@ static inline void greenio_pystate_leave(PyThreadState *state)
  * handler that runs while an ended fiber hosts the idle loop. */
 void greenio_pystate_reset(PyThreadState *state);
 
+/* Between reset and the next fiber's enter: the state waits in a slot that nobody stands on, and tools of other processes must find
+ * nothing odd in it. take_out undoes put_away; drop does, too. */
+#ifndef GREENIO_VERSION_PUTS_AWAY
+static inline void greenio_version_put_away(PyThreadState *state)
+{
+    (void)state;
+}
+
+static inline void greenio_version_take_out(PyThreadState *state)
+{
+    (void)state;
+}
+#endif
+
+static inline void greenio_pystate_put_away(PyThreadState *state)
+{
+    greenio_version_put_away(state);
+}
+
+static inline void greenio_pystate_take_out(PyThreadState *state)
+{
+    greenio_version_take_out(state);
+}
+
 /* drop: free the state of a slot that nobody stands on. It must not be current. Python code does not run, if the
  * state was reset. stack->thread_state is NULL afterwards. */
 void greenio_pystate_drop(struct greenio_stack *stack);
