@@ -52,10 +52,9 @@ cdef extern from "monitor.h":
     struct greenio_monitor_hooks:
         int (*forward_signals)(PyThreadState *signals, volatile StatePointer *running) noexcept nogil
         void (*watch_overflow_handler)() noexcept nogil
-    int greenio_monitor_asleep
     int greenio_monitor_add(greenio_watched *watched, const greenio_monitor_hooks *hooks)
     void greenio_monitor_remove(greenio_watched *watched)
-    void greenio_monitor_rouse()
+    void greenio_monitor_wait_over(greenio_watched *watched)
     void greenio_monitor_stop()
     int greenio_monitor_start()
     void greenio_monitor_after_fork_child()
@@ -1233,12 +1232,10 @@ cdef class Scheduler:
                     return 0
             self.poller.wait(timeout_ns)
         finally:
-            self.watched.waiting = 0
+            greenio_monitor_wait_over(&self.watched)
             self.last_look = greenio_ticks()
             self.until_look = LOOK_EVERY
         self.seen_ns = self.now()
-        if greenio_monitor_asleep:
-            greenio_monitor_rouse()
         if self.watched.signals is not NULL:
             check_signals(self.watched.signals)
         return 0

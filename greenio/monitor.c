@@ -55,6 +55,14 @@ static int look(void)
     return busy;
 }
 
+static int all_wait(void)
+{
+    for (struct greenio_watched *watched = watched_list; watched != NULL; watched = watched->next)
+        if (!__atomic_load_n(&watched->waiting, __ATOMIC_SEQ_CST))
+            return 0;
+    return 1;
+}
+
 static void *watch(void *unused)
 {
     int idle_looks = 0;
@@ -65,7 +73,9 @@ static void *watch(void *unused)
     while (!stopping) {
         idle_looks = look() ? 0 : idle_looks + 1;
         if (idle_looks >= TICKS_BEFORE_SLEEP) {
-            greenio_monitor_asleep = 1;
+            __atomic_store_n(&greenio_monitor_asleep, 1, __ATOMIC_SEQ_CST);
+            if (!all_wait()) /* one has become busy since the look, and may have found us awake */
+                greenio_monitor_asleep = 0;
             while (greenio_monitor_asleep && !stopping)
                 pthread_cond_wait(&changed, &lock);
             idle_looks = 0;

@@ -41,6 +41,14 @@ void greenio_monitor_remove(struct greenio_watched *watched);
 extern volatile int greenio_monitor_asleep;
 void greenio_monitor_rouse(void);
 
+/* The end of a wait, however it ends. The monitor sets its flag and then looks at ours, we the other way round. */
+static inline void greenio_monitor_wait_over(struct greenio_watched *watched)
+{
+    __atomic_store_n(&watched->waiting, 0, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&greenio_monitor_asleep, __ATOMIC_SEQ_CST))
+        greenio_monitor_rouse();
+}
+
 /* Around fork: end the thread, for good as far as the kernel can tell; start it again if anything is watched. */
 void greenio_monitor_stop(void);
 int greenio_monitor_start(void);
