@@ -11,7 +11,7 @@ import _socket as standard
 import os
 import warnings
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport (
@@ -40,13 +40,42 @@ cdef extern from "<sys/socket.h>" nogil:
         MSG_WAITALL
     struct sockaddr:
         unsigned short sa_family
-    Py_ssize_t recv_call "recv"(int fd, void *buffer, size_t size, int flags)
-    Py_ssize_t send_call "send"(int fd, const void *data, size_t size, int flags)
     int accept4(int fd, sockaddr *address, socklen_t *length, int flags)
     int socket_call "socket"(int domain, int kind, int protocol)
     int getsockopt_call "getsockopt"(int fd, int level, int option, void *value, socklen_t *length)
     int getpeername_call "getpeername"(int fd, sockaddr *address, socklen_t *length)
     int shutdown_call "shutdown"(int fd, int how)
+
+cdef extern from *:
+    """
+    #include <sys/syscall.h>
+    #include <unistd.h>
+
+    /* Not libc's recv and send: those are places to cancel an OS thread, which costs more than all else in them. */
+    static inline Py_ssize_t recv_call(int fd, void *buffer, size_t size, int flags)
+    {
+        return syscall(SYS_recvfrom, fd, buffer, size, flags, NULL, NULL);
+    }
+
+    static inline Py_ssize_t send_call(int fd, const void *data, size_t size, int flags)
+    {
+        return syscall(SYS_sendto, fd, data, size, flags, NULL, 0);
+    }
+
+    /* The bytes to send. Bytes objects cannot change, and the caller holds them. */
+    static inline int bytes_of(PyObject *data, Py_buffer *view)
+    {
+        if (!PyBytes_CheckExact(data))
+            return PyObject_GetBuffer(data, view, PyBUF_SIMPLE);
+        view->obj = NULL;
+        view->buf = PyBytes_AS_STRING(data);
+        view->len = PyBytes_GET_SIZE(data);
+        return 0;
+    }
+    """
+    Py_ssize_t recv_call(int fd, void *buffer, size_t size, int flags)
+    Py_ssize_t send_call(int fd, const void *data, size_t size, int flags)
+    int bytes_of(object data, Py_buffer *view) except -1
 
 cdef extern from "<netinet/in.h>" nogil:
     struct in_addr:
@@ -485,7 +514,7 @@ cdef class SocketCore:
         cdef Scheduler scheduler = current_scheduler_or_raise()
         cdef Py_buffer view
         cdef Py_ssize_t count
-        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        bytes_of(data, &view)
         try:
             count = self.transmit(scheduler, <const char *>view.buf, view.len, flags, False)
         finally:
@@ -502,7 +531,7 @@ cdef class SocketCore:
         """
         cdef Scheduler scheduler = current_scheduler_or_raise()
         cdef Py_buffer view
-        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        bytes_of(data, &view)
         try:
             self.transmit(scheduler, <const char *>view.buf, view.len, flags, True)
         except BaseException as error:
