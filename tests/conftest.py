@@ -15,9 +15,11 @@ def open_descriptors() -> dict[int, str]:
     descriptors = {}
     for name in os.listdir("/proc/self/fd"):
         try:
-            descriptors[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+            target = os.readlink(f"/proc/self/fd/{name}")
         except FileNotFoundError:
-            pass  # the one that listdir itself had open
+            continue  # the one that listdir itself had open
+        if "libffi.so" not in target:  # ctypes' first callback opens it, for good
+            descriptors[int(name)] = target
     return descriptors
 
 

@@ -456,7 +456,8 @@ def test_units_of_c_recursion_come_from_the_stacks_size(probe: ModuleType) -> No
         own = probe.state()["c_recursion"]
         for size in (64 * 1024, 128 * 1024, DEFAULT_STACK, None):
             expected = (size or DEFAULT_STACK) // 512
-            assert expected - 10 <= units(size) <= expected + 8  # the control block is up to 3 KiB further up
+            # The control block is up to 3 KiB further up; debug builds give an OS thread 500 units, and a fiber no more.
+            assert min(expected, own) - 10 <= units(size) <= expected + 8
         assert units(64 * 1024 * 1024) <= own + 100, "no more than an OS thread has"
         before = probe.state()["c_recursion"]
         assert greenio.on_big_stack(lambda: probe.state()["c_recursion"]) <= own + 100

@@ -8,15 +8,32 @@
 #define GREENIO_RECURSION_UNITS_H
 
 #define GREENIO_BYTES_PER_RECURSION_UNIT 512
-#ifndef Py_C_RECURSION_LIMIT
-#  define Py_C_RECURSION_LIMIT C_RECURSION_LIMIT /* its name in 3.12 */
-#endif
+extern int greenio_recursion_unit_limit; /* what an OS thread has; asked of the interpreter, whose build may have its own */
 
 static inline int greenio_recursion_units(const char *limit, const char *base)
 {
     size_t units = (size_t)(base - limit) / GREENIO_BYTES_PER_RECURSION_UNIT;
-    return units < Py_C_RECURSION_LIMIT ? (int)units : Py_C_RECURSION_LIMIT;
+    return units < (size_t)greenio_recursion_unit_limit ? (int)units : greenio_recursion_unit_limit;
 }
+
+#define GREENIO_VERSION_INIT_NEEDED 1
+#ifdef GREENIO_VERSION_IMPLEMENTATION
+int greenio_recursion_unit_limit;
+
+static int greenio_version_init(int hide_stack_protection)
+{
+    PyThreadState *state = PyThreadState_New(PyInterpreterState_Get());
+    (void)hide_stack_protection;
+    if (state == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    greenio_recursion_unit_limit = state->c_recursion_remaining;
+    PyThreadState_Clear(state);
+    PyThreadState_Delete(state);
+    return 0;
+}
+#endif
 
 static inline int greenio_version_limit_stack(PyThreadState *state, char *limit, char *base)
 {
