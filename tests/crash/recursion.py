@@ -127,7 +127,11 @@ def fiber(stack_bytes: str) -> None:
 
 
 def depths() -> None:
-    """What a stack holds grows with its size. (On CPython 3.11 C depth is not checked: the recursion limit is.)"""
+    """What a stack holds grows with its size, up to what the interpreter gives an OS thread (debug builds of 3.12 and 3.13: 500 calls).
+
+    On CPython 3.11 C depth is not checked: the recursion limit is.
+    """
+    most = depth()
 
     def main() -> None:
         found = [spawn(depth, stack_size=size * 1024).result() for size in (128, 256, 512, 1024)]
@@ -136,7 +140,7 @@ def depths() -> None:
         print(found)
         assert found[:4] == own, "whatever ran before on the stack"
         if sys.version_info >= (3, 12):
-            assert all(one < other for one, other in pairwise(found[:4])), found
+            assert all(one < other or other >= most - 5 for one, other in pairwise(found[:4])), (found, most)
             assert found[4] >= found[3], found
 
     run(main)
