@@ -29,6 +29,13 @@ MODULES: dict[str, list[str]] = {
     "greenio.pollers.epoll": [],
     "greenio._scheduler": ["greenio/monitor.c"],
     "greenio._time": [],
+    "greenio._waiting": [],
+    "greenio._scopes": [],
+    "greenio._sync": [],
+    "greenio._queues": [],
+    "greenio._channels": [],
+    "greenio._select": [],
+    "greenio._task_groups": [],
     "greenio._socket": [],
 }
 

@@ -42,9 +42,20 @@ from greenio._scheduler import (
     spawn,
     yield_now,
 )
+from greenio._scopes import (
+    CancelScope,
+    Timeout,
+    current_deadline,
+    move_on_after,
+    move_on_at,
+    shield,
+    timeout,
+    timeout_at,
+)
 from greenio._time import current_time, sleep, sleep_until
 
 __all__ = [
+    "CancelScope",
     "Cancelled",
     "ChannelClosed",
     "Clock",
@@ -54,16 +65,23 @@ __all__ = [
     "InternalError",
     "RunFinishedError",
     "Scheduler",
+    "Timeout",
     "WouldBlock",
     "checkpoint",
+    "current_deadline",
     "current_fiber",
     "current_scheduler",
     "current_time",
+    "move_on_after",
+    "move_on_at",
     "on_big_stack",
     "run",
+    "shield",
     "sleep",
     "sleep_until",
     "socket",
     "spawn",
+    "timeout",
+    "timeout_at",
     "yield_now",
 ]

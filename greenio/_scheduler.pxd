@@ -86,6 +86,22 @@ cdef struct TimerSlot:   # a place in the heap
     Timer *timer
 
 
+cdef class Limit:
+    # What bounds fibers from outside, as a cancel scope does: all that the scheduler asks of one. Fiber.limit is the innermost.
+    # The moment in fiber.limit_ns has come: interrupts what it bounds, among that the fiber, or sets another moment.
+    cdef void expire(self, Fiber fiber) noexcept
+    # fiber.cancel_called has been set: interrupts the fiber, and whatever was born in its scopes.
+    cdef int spread(self, Fiber fiber) except -1
+    # What the Cancelled that the fiber is about to get carries.
+    cdef object reason(self, Fiber fiber)
+    # A fiber is about to be made ready that has this as its `limit` and `born_in`. False: it stays parked until its turn comes.
+    cdef bint born(self, Fiber fiber) except -1
+    # A fiber that was born in it has ended.
+    cdef void ended(self, Fiber fiber) noexcept
+    # In a forked child: this fiber is left (`lives`), or has not come along.
+    cdef void after_fork(self, Fiber fiber, bint lives) noexcept
+
+
 cdef class Clock:
     cpdef int64_t now_ns(self) except? -1
     # Nothing is ready and `deadline_ns` comes next: how many ns may the poller wait? A virtual clock moves to the deadline and says 0.
@@ -101,13 +117,19 @@ cdef class Fiber(BaseFiber):
     cdef unsigned char interrupts     # Interrupt bits
     cdef bint outcome                 # result or exception is known
     cdef bint observed                # somebody has seen the exception, or it was logged
-    cdef int shield                   # > 0: CANCELLED is held off
+    cdef int shield                   # > 0: CANCELLED and the limit are held off
+    cdef bint cancel_called           # the fiber as a whole; CANCELLED says whether a scope holds it off
     cdef object cancel_reason
+    cdef Limit limit                  # the innermost scope it is in, or None
+    cdef Limit born_in                # the task group's scope it was spawned into, or None
+    cdef int64_t limit_ns             # the earliest deadline of a scope that can interrupt it, or NEVER
     cdef unsigned int cancel_count    # times that Cancelled was raised in it
     cdef object thrown                # exception for THROWN
     cdef object wait_reason           # while parked: a short phrase, e.g. "channel receive"
     cdef object waiting_on            # and the object, or None
     cdef int64_t parked_ns            # since when, on the scheduler's clock (of its last look)
+    cdef int64_t deadline_ns          # the park's own deadline, or NEVER
+    cdef unsigned int park_count      # which park it is: a destructor may park within another one's end
     cdef Timer timer
     cdef WaitList joiners
     cdef list callbacks
@@ -190,7 +212,8 @@ cdef class Scheduler:
     # Last thing in one that did not park: counts against the budget, after which the fiber gives way.
     cdef void spend(self) noexcept
     cdef int64_t now(self) except? -1
-    cdef Fiber make(self, object function, tuple arguments, object name, object stack_size)
+    # `born_in`: the task group's scope, or None.
+    cdef Fiber make(self, object function, tuple arguments, object name, object stack_size, Limit born_in)
 
     cdef PyObject *next_ready(self, size_t own_stack_bytes) noexcept
     cdef void switch_out(self, PyObject *me) noexcept
@@ -204,6 +227,8 @@ cdef class Scheduler:
     cdef int raise_interrupt(self, Fiber me) except -1
     cdef void add_timer(self, Timer *timer, int64_t deadline_ns) except *
     cdef void remove_timer(self, Timer *timer) noexcept
+    # fiber.limit_ns has changed: its timer, if it is parked.
+    cdef int rearm(self, Fiber fiber) except -1
     cdef void place_timer(self, Py_ssize_t index, TimerSlot slot) noexcept
     cdef void sift_up(self, Py_ssize_t index, TimerSlot slot) noexcept
     cdef void sift_down(self, Py_ssize_t index, TimerSlot slot) noexcept

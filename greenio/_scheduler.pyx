@@ -141,6 +141,33 @@ cdef class Clock:
         return max(0, deadline_ns - self.now_ns())
 
 
+cdef inline bint comes_first(int64_t limit_ns, int64_t deadline_ns) noexcept:
+    # NEVER is the greatest unsigned number. At the same moment, the limit: whoever gets both was not done in time.
+    return limit_ns != NEVER and <uint64_t>limit_ns <= <uint64_t>deadline_ns
+
+
+cdef class Limit:
+    """What bounds fibers from outside; greenio.CancelScope is one."""
+
+    cdef void expire(self, Fiber fiber) noexcept:
+        pass
+
+    cdef int spread(self, Fiber fiber) except -1:
+        return 0
+
+    cdef object reason(self, Fiber fiber):
+        return fiber.cancel_reason
+
+    cdef bint born(self, Fiber fiber) except -1:
+        return True
+
+    cdef void ended(self, Fiber fiber) noexcept:
+        pass
+
+    cdef void after_fork(self, Fiber fiber, bint lives) noexcept:
+        pass
+
+
 cdef Scheduler current_scheduler_or_none():
     cdef void *scheduler = greenio_scheduler_get()
     return None if scheduler is NULL else <Scheduler>scheduler
@@ -293,10 +320,14 @@ cdef class Fiber(BaseFiber):
         """
         # Also one that has ended but for its done callbacks and destructors: they may park, and must not hold up the run's end.
         if self.run_state != DONE:
-            if not self.interrupts & CANCELLED:
+            if not self.cancel_called:
                 self.cancel_reason = reason
+                self.cancel_called = True
+            if self.limit is not None:
+                self.limit.spread(self)
+            else:
                 self.interrupts |= CANCELLED
-            if not self.shield:
+            if self.interrupts & CANCELLED and not self.shield:
                 unpark(self, INTERRUPTED)
         return not self.outcome
 
@@ -395,8 +426,8 @@ cdef class Fiber(BaseFiber):
 
     cdef object cancelled_error(self):
         from concurrent.futures import CancelledError
-        return CancelledError(f"{self.name} was cancelled" + (
-            "" if self.cancel_reason is None else f": {self.cancel_reason}"))
+        reason = self.raised.reason
+        return CancelledError(f"{self.name} was cancelled" + ("" if reason is None else f": {reason}"))
 
     def add_done_callback(self, fn):
         """Call fn(fiber) when it ends, in the fiber that ends; at once, if it has ended. What fn raises is logged."""
@@ -495,6 +526,8 @@ cdef class Fiber(BaseFiber):
             next = node.next
             unpark(<Fiber>node.fiber, WOKEN)
             node = next
+        if self.born_in is not None:
+            self.born_in.ended(self)
         scheduler.unlink(self)
         if scheduler.waits_for_all and scheduler.alive_count == 1:
             unpark(scheduler.main, WOKEN)
@@ -692,6 +725,7 @@ cdef class Scheduler:
         main.scheduler = self
         main.run_state = RUNNING
         main.timer.index = -1
+        main.limit_ns = NEVER
         main.timer.fiber = <PyObject *>main
         main.given_name = "main"
         main.report_name = "main"
@@ -830,10 +864,11 @@ cdef class Scheduler:
         Raises:
             RunFinishedError: the run has ended.
         """
-        return self.make(fn, args, name, stack_size)
+        return self.make(fn, args, name, stack_size, None)
 
-    cdef Fiber make(self, object function, tuple arguments, object name, object stack_size):
+    cdef Fiber make(self, object function, tuple arguments, object name, object stack_size, Limit born_in):
         cdef Fiber fiber
+        cdef bint ready = True
         cdef PyFrameObject *frame
         if not callable(function):
             raise TypeError(f"spawn wants a callable and its arguments, not {function!r}")
@@ -856,11 +891,24 @@ cdef class Scheduler:
         fiber.scheduler = self
         fiber.timer.index = -1
         fiber.timer.fiber = <PyObject *>fiber
+        fiber.limit_ns = NEVER
         number(fiber)
+        if born_in is not None:
+            fiber.limit = born_in
+            fiber.born_in = born_in
+            ready = born_in.born(fiber)
         if self.closing:
             fiber.cancel("the run has ended")
         self.link(fiber)
-        self.push(<PyObject *>fiber)
+        if ready or fiber.interrupts:
+            self.push(<PyObject *>fiber)
+        else:
+            fiber.deadline_ns = NEVER
+            fiber.parked_ns = self.seen_ns
+            fiber.wait_reason = "a place in its task group"
+            fiber.waiting_on = born_in
+            fiber.run_state = PARKED
+            self.rearm(fiber)
         if greenio_scheduler_get() is <void *>self:  # else the caller stands on a stack of its own
             recover_stack(&(<Fiber>self.current).core)
         return fiber
@@ -1016,8 +1064,12 @@ cdef class Scheduler:
                 "destructors, and callbacks of a fiber that got no stack); let it set something, or spawn a fiber")
         if me.interrupts and (me.interrupts & THROWN or not me.shield):
             self.raise_interrupt(me)
-        if deadline_ns != NEVER:
+        me.deadline_ns = deadline_ns
+        if comes_first(me.limit_ns, deadline_ns) and not me.shield:
+            self.add_timer(&me.timer, me.limit_ns)
+        elif deadline_ns != NEVER:
             self.add_timer(&me.timer, deadline_ns)
+        me.park_count += 1
         me.wait_reason = reason
         me.waiting_on = waiting_on
         me.parked_ns = self.seen_ns
@@ -1029,6 +1081,9 @@ cdef class Scheduler:
         me.waiting_on = None
         if wake == INTERRUPTED:
             self.raise_interrupt(me)
+            # That destructor got it, or a scope was shielded since: as if nothing had come.
+            me.park_count -= 1
+            return self.park(reason, waiting_on, deadline_ns)
         return wake
 
     cdef void give_way(self) noexcept:
@@ -1039,7 +1094,7 @@ cdef class Scheduler:
             self.budget = BUDGET
             self.turn_started = 0
             self.until_look -= 1
-            if self.until_look <= 0 or self.timer_count or self.io_waiting:
+            if self.until_look <= 0 or self.timer_count or self.io_waiting or (<Fiber>me).limit_ns != NEVER:
                 self.look_around()
             if self.ring_head == self.ring_tail:
                 if self.watched.signals is not NULL:
@@ -1050,6 +1105,8 @@ cdef class Scheduler:
 
     cdef int check(self) except -1:
         cdef Fiber me = <Fiber>self.current
+        if comes_first(me.limit_ns, self.seen_ns) and not me.shield and not self.hosting:
+            me.limit.expire(me)
         # While hosting they are not for whoever calls: a signal handler on top of the idle loop.
         if me.interrupts and (me.interrupts & THROWN or not me.shield) and not self.hosting:
             self.raise_interrupt(me)
@@ -1077,7 +1134,7 @@ cdef class Scheduler:
             if me.cancel_count == CANCELS_BEFORE_WARNING:
                 log().warning("%s has swallowed Cancelled %d times and goes on; it must let it pass for its run to end",
                               me.name, me.cancel_count)
-            raise Cancelled(me.cancel_reason)
+            raise Cancelled(me.cancel_reason if me.limit is None else me.limit.reason(me))
         return 0
 
     cdef void throw_into_main(self, object exception) noexcept:
@@ -1127,6 +1184,19 @@ cdef class Scheduler:
         else:
             self.sift_down(index, last)
 
+    cdef int rearm(self, Fiber fiber) except -1:
+        if fiber.run_state != PARKED:
+            return 0
+        if fiber.timer.index >= 0:
+            self.remove_timer(&fiber.timer)
+        if comes_first(fiber.limit_ns, fiber.deadline_ns) and not fiber.shield:
+            self.add_timer(&fiber.timer, fiber.limit_ns)
+        elif fiber.deadline_ns != NEVER:
+            self.add_timer(&fiber.timer, fiber.deadline_ns)
+        if self.watched.waiting:
+            self.poller.wake()
+        return 0
+
     cdef inline void place_timer(self, Py_ssize_t index, TimerSlot slot) noexcept:
         self.timers[index] = slot
         slot.timer.index = index
@@ -1161,8 +1231,13 @@ cdef class Scheduler:
 
     cdef void fire_timers(self) except *:
         self.seen_ns = self.now()
+        cdef Fiber fiber
         while self.timer_count and self.timers[0].deadline_ns <= self.seen_ns:
-            unpark(<Fiber>self.timers[0].timer.fiber, TIMED_OUT)
+            fiber = <Fiber>self.timers[0].timer.fiber
+            if comes_first(fiber.limit_ns, fiber.deadline_ns) and not fiber.shield:
+                fiber.limit.expire(fiber)
+            else:
+                unpark(fiber, TIMED_OUT)
 
     # --- looking around, idling
 
@@ -1297,6 +1372,9 @@ cdef class Scheduler:
             self.add_timer(&me.timer, me.timer.deadline_ns)
         me.joiners.first = NULL
         me.joiners.last = NULL
+        if me.limit is not None:
+            me.limit.after_fork(me, True)
+        me.born_in = None
         self.outside_calls = 0
         self.waits_for_all = False
         self.closing = False
@@ -1321,6 +1399,8 @@ cdef class Scheduler:
             fiber.joiners.first = NULL
             fiber.joiners.last = NULL
             fiber.callbacks = None
+            if fiber.born_in is not None:
+                fiber.born_in.after_fork(fiber, False)
             forget_after_fork(&fiber.core)
             self.unlink(fiber)
 
@@ -1498,7 +1578,7 @@ def spawn(fn, *args, name=None, stack_size=None):
         RuntimeError: no fibers run on this OS thread (see Scheduler.spawn).
         TypeError, ValueError: *fn* is not callable, *stack_size* is out of bounds. Nothing was spawned.
     """
-    return current_scheduler_or_raise().make(fn, args, name, stack_size)
+    return current_scheduler_or_raise().make(fn, args, name, stack_size, None)
 
 
 def current_fiber():

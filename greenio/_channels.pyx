@@ -1,0 +1,1 @@
+# _channels.pyx: being written.

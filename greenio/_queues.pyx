@@ -1,0 +1,1 @@
+# _queues.pyx: being written.

@@ -1,0 +1,1 @@
+# _select.pyx: being written.

@@ -1,0 +1,1 @@
+# _sync.pyx: being written.
