@@ -9,7 +9,20 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .cases import MORE_IS_BETTER, SPAWN, Case, Metric, echo, memory, switch
+from .cases import (
+    BUFFERED,
+    HANDED_OVER,
+    LOCK,
+    MORE_IS_BETTER,
+    SLEEPERS,
+    SPAWN,
+    TIMEOUT,
+    Case,
+    Metric,
+    echo,
+    memory,
+    switch,
+)
 from .contenders import GREENIO
 from .harness import Results
 
@@ -114,6 +127,19 @@ BARS = (
         6 * 1024,
     ),
     Bar("1,000,000 fibers created, s", Side(_MILLION, Metric.CREATE_S, GREENIO), None, 20),
+    _against("unbuffered channel, one item", HANDED_OVER, Metric.NS, "Go", 1.3),
+    _against("unbuffered channel, one item", HANDED_OVER, Metric.NS, "gevent", 20, faster=True),
+    _against("unbuffered channel, one item", HANDED_OVER, Metric.NS, "asyncio", 20, faster=True),
+    _against("buffered channel, one item", BUFFERED, Metric.NS, "gevent", 1.8, faster=True),
+    _against("buffered channel, one item", BUFFERED, Metric.NS, "asyncio", 7, faster=True),
+    _against("buffered channel, one item", BUFFERED, Metric.NS, "Go", 3.5),
+    _against("timeout around nothing", TIMEOUT, Metric.NS, "Go", 0.8),
+    _against("timeout around nothing", TIMEOUT, Metric.NS, "gevent", 5, faster=True),
+    _against("timeout around nothing", TIMEOUT, Metric.NS, "asyncio", 12, faster=True),
+    _against("100,000 sleepers, CPU time", SLEEPERS, Metric.CPU_US, "Go", 1.6),
+    _against("100,000 sleepers, CPU time", SLEEPERS, Metric.CPU_US, "gevent", 0.25),
+    _against("100,000 sleepers, p99 lateness", SLEEPERS, Metric.LATE_P99_US, "Go", 1),
+    _against("uncontended lock, acquire and release", LOCK, Metric.NS, "threads", 1.5),
     *_echo_bars(),
 )
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from .contenders import Contender
 
-GROUPS = ("switch", "spawn", "sleep", "memory", "echo")
+GROUPS = ("switch", "spawn", "sleep", "memory", "channel", "timeout", "lock", "echo")
 CONNECTIONS = (1, 10, 100, 1_000)
 REQUEST_BYTES = (64, 1_024, 10_240, 102_400)
 DEPTHS = (0, 20, 80)  # nested C callbacks
@@ -19,6 +19,7 @@ class Metric(StrEnum):
     NS = "ns"
     CPU_US = "cpu_us"
     LATE_US = "late_us"
+    LATE_P99_US = "late_p99_us"
     RSS_BYTES = "rss_bytes"
     PTE_BYTES = "pte_bytes"
     CREATE_S = "create_s"
@@ -33,13 +34,16 @@ MORE_IS_BETTER = frozenset({Metric.REQUESTS_PER_S})
 UNITS = {
     "switch": {Metric.NS: "ns per switch"},
     "spawn": {Metric.NS: "ns per spawn+run+join"},
-    "sleep": {Metric.CPU_US: "CPU µs per sleep", Metric.LATE_US: "µs late"},
+    "sleep": {Metric.CPU_US: "CPU µs per sleep", Metric.LATE_US: "µs late", Metric.LATE_P99_US: "µs late, p99"},
     "memory": {
         Metric.RSS_BYTES: "RSS bytes per fiber",
         Metric.PTE_BYTES: "page table bytes per fiber",
         Metric.CREATE_S: "s to create all",
         Metric.UNWIND_S: "s to unwind all",
     },
+    "channel": {Metric.NS: "ns per item"},
+    "timeout": {Metric.NS: "ns per timeout"},
+    "lock": {Metric.NS: "ns per acquire+release"},
     "echo": {
         Metric.REQUESTS_PER_S: "requests/s",
         Metric.CPU_US: "server CPU µs/request",
@@ -101,6 +105,19 @@ SPAWN = Case("spawn", "one by one", "spawn", (), 500_000, "count", metrics=(Metr
 SLEEP = Case(
     "sleep", "10,000 fibers, 10 to 49 ms", "sleep", (("fibers", 10_000), ("sleeps", 5)), metrics=(Metric.CPU_US,)
 )
+SLEEPERS = Case(
+    "sleep",
+    "100,000 fibers, spawned, once, within 1 s",
+    "sleepers",
+    (("fibers", 100_000),),
+    only=frozenset({"greenio", "gevent", "asyncio", "uvloop", "Go"}),
+    metrics=(Metric.CPU_US, Metric.LATE_P99_US),
+    most_rounds=3,
+)
+HANDED_OVER = Case("channel", "unbuffered", "channel", (("capacity", 0),), 1_000_000, "items", metrics=(Metric.NS,))
+BUFFERED = Case("channel", "128 items", "channel", (("capacity", 128),), 3_000_000, "items", metrics=(Metric.NS,))
+TIMEOUT = Case("timeout", "around nothing", "timeout", (), 1_000_000, "count", metrics=(Metric.NS,))
+LOCK = Case("lock", "uncontended", "lock", (), 3_000_000, "count", metrics=(Metric.NS,))
 LATENESS = Case("sleep", "1 fiber, 1 ms", "lateness", (("count", 100),), metrics=(Metric.LATE_US,))
 
 
@@ -148,8 +165,14 @@ def chosen(
             case "spawn":
                 yield SPAWN
             case "sleep":
-                yield from (SLEEP, LATENESS)
+                yield from (SLEEP, LATENESS) if quick else (SLEEP, LATENESS, SLEEPERS)
             case "memory":
                 yield from map(memory, (10_000,) if quick else (10_000, 100_000, 1_000_000))
+            case "channel":
+                yield from (HANDED_OVER, BUFFERED)
+            case "timeout":
+                yield TIMEOUT
+            case "lock":
+                yield LOCK
             case "echo":
                 yield from (echo(count, size) for size in request_bytes for count in connections)

@@ -63,11 +63,11 @@ def _import_elsewhere(module: str) -> None:
         raise Missing(f"{error}: {how}")
 
 
-_SCHEDULED = frozenset({"switch", "spawn", "sleep", "lateness", "memory"})
+_SCHEDULED = frozenset({"switch", "spawn", "sleep", "lateness", "memory", "sleepers", "channel", "timeout"})
 
 CONTENDERS = (
     Contender(
-        GREENIO, GREENIO, ["programs.greenio_program"], _SCHEDULED | {"nested switch"}, ["servers.greenio_server"]
+        GREENIO, GREENIO, ["programs.greenio_program"], _SCHEDULED | {"nested switch", "lock"}, ["servers.greenio_server"]
     ),
     Contender(
         "greenlet",
@@ -102,7 +102,7 @@ CONTENDERS = (
         "threads",
         None,
         ["programs.threads_program"],
-        frozenset({"spawn", "lateness", "memory"}),
+        frozenset({"spawn", "lateness", "memory", "lock"}),
         ["servers.threads_server"],
         pace=0.01,
     ),

@@ -7,7 +7,11 @@ The workloads, the same ones in each program that offers them:
 - spawn(count): one fiber after the other is spawned, runs and is joined;
 - sleep(fibers, sleeps): CPU time of a sleep while many fibers sleep;
 - lateness(count): how late one lone sleep of 1 ms ends;
-- memory(fibers): what a parked fiber costs, three Python calls deep.
+- memory(fibers): what a parked fiber costs, three Python calls deep;
+- sleepers(fibers): CPU time of fibers that are spawned, wait for moments scattered over one second, and end; how late they are;
+- channel(capacity, items): items from one fiber to another, handed over directly if the capacity is 0;
+- timeout(count): a timeout around something that does not wait;
+- lock(count): a lock that nobody else wants.
 
 Nothing is subtracted from a figure: the `for` loop around a switch is part of it, for everybody.
 """
@@ -106,6 +110,45 @@ def lateness_of(sleep: Callable[[float], object], count: int) -> Figures:
         sleep(SHORT_SLEEP)
         late.append(time.perf_counter() - start - SHORT_SLEEP)
     return lateness_figures(late)
+
+
+SETTLE_SECONDS = 4.0  # until the first of the sleepers wakes: all have been spawned and wait
+
+
+def wake_up_seconds(fiber: int) -> float:
+    """When a sleeper wakes, in seconds from the start: scattered over the second after SETTLE_SECONDS."""
+    return SETTLE_SECONDS + (fiber * 7919) % 100_003 / 100_003
+
+
+class Sleepers:
+    """The stopwatches of many fibers that each sleep until a moment of their own."""
+
+    def __init__(self, fibers: int) -> None:
+        self.fibers = fibers
+        self.late: list[float] = []
+        self._start = time.perf_counter()
+        self._cpu_start = time.process_time()
+
+    def seconds_left(self, fiber: int) -> float:
+        return self._start + wake_up_seconds(fiber) - time.perf_counter()
+
+    def woke_up(self, fiber: int) -> None:
+        self.late.append(-self.seconds_left(fiber))
+
+    def figures(self) -> Figures:
+        """The figures, once all have woken up.
+
+        Raises:
+            RuntimeError: some fiber did not wake up, or some were still being spawned when the first did.
+        """
+        cpu_seconds = time.process_time() - self._cpu_start
+        if len(self.late) != self.fibers:
+            raise RuntimeError(f"{len(self.late)} of {self.fibers} fibers woke up")
+        self.late.sort()
+        return {
+            "cpu_us": cpu_seconds / self.fibers * 1e6,
+            "late_p99_us": self.late[self.fibers * 99 // 100] * 1e6,
+        }
 
 
 class Census:

@@ -10,6 +10,7 @@ from ._program import (
     Census,
     Figures,
     Lap,
+    Sleepers,
     cpu_figures,
     lateness_figures,
     run_program,
@@ -119,10 +120,54 @@ def memory(fibers: int) -> Figures:
     return run(main())
 
 
+def sleepers(fibers: int) -> Figures:
+    async def main() -> Figures:
+        watches = Sleepers(fibers)
+
+        async def sleeper(fiber: int) -> None:
+            await asyncio.sleep(watches.seconds_left(fiber))
+            watches.woke_up(fiber)
+
+        await asyncio.gather(*(sleeper(i) for i in range(fibers)))
+        return watches.figures()
+
+    return run(main())
+
+
+def channel(capacity: int, items: int) -> Figures:
+    async def main() -> Figures:
+        channel: asyncio.Queue[int] = asyncio.Queue(capacity or 1)  # one item is as near as a queue comes to none
+
+        async def produce() -> None:
+            for item in range(items):
+                await channel.put(item)
+
+        start_ns = time.perf_counter_ns()
+        producer = asyncio.create_task(produce())
+        for _ in range(items):
+            await channel.get()
+        figures = timed(items, start_ns)
+        await producer
+        return figures
+
+    return run(main())
+
+
+def timeout(count: int) -> Figures:
+    async def main() -> Figures:
+        start_ns = time.perf_counter_ns()
+        for _ in range(count):
+            async with asyncio.timeout(5):
+                pass
+        return timed(count, start_ns)
+
+    return run(main())
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "uvloop":
         import uvloop
 
         new_event_loop = uvloop.new_event_loop
         del sys.argv[1]
-    run_program(switch, spawn, sleep, lateness, memory)
+    run_program(switch, spawn, sleep, lateness, memory, sleepers, channel, timeout)

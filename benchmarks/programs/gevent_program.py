@@ -4,11 +4,13 @@ import time
 
 import gevent
 from gevent.event import Event
+from gevent.queue import Channel, Queue
 
 from ._program import (
     Census,
     Figures,
     Lap,
+    Sleepers,
     cpu_figures,
     lateness_of,
     park_three_deep,
@@ -63,5 +65,38 @@ def memory(fibers: int) -> Figures:
     return census.figures()
 
 
+def sleepers(fibers: int) -> Figures:
+    watches = Sleepers(fibers)
+
+    def sleeper(fiber: int) -> None:
+        gevent.sleep(watches.seconds_left(fiber))
+        watches.woke_up(fiber)
+
+    gevent.joinall([gevent.spawn(sleeper, i) for i in range(fibers)])
+    return watches.figures()
+
+
+def channel(capacity: int, items: int) -> Figures:
+    channel = Queue(capacity) if capacity else Channel()
+
+    def produce() -> None:
+        for item in range(items):
+            channel.put(item)
+
+    start_ns = time.perf_counter_ns()
+    gevent.spawn(produce)
+    for _ in range(items):
+        channel.get()
+    return timed(items, start_ns)
+
+
+def timeout(count: int) -> Figures:
+    start_ns = time.perf_counter_ns()
+    for _ in range(count):
+        with gevent.Timeout(5):
+            pass
+    return timed(count, start_ns)
+
+
 if __name__ == "__main__":
-    run_program(switch, spawn, sleep, lateness, memory)
+    run_program(switch, spawn, sleep, lateness, memory, sleepers, channel, timeout)

@@ -2,6 +2,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -137,6 +138,57 @@ func memory(p map[string]int) figures {
 	}
 }
 
+const settleSeconds = 4.0 // as in _program.py
+
+func sleepers(p map[string]int) figures {
+	fibers := p["fibers"]
+	late := make([]float64, fibers)
+	var all sync.WaitGroup
+	all.Add(fibers)
+	start, cpuStart := time.Now(), cpuSeconds()
+	left := func(fiber int) time.Duration {
+		moment := settleSeconds + float64(fiber*7919%100003)/100003
+		return time.Duration(moment*1e9) - time.Since(start)
+	}
+	for i := 0; i < fibers; i++ {
+		go func(fiber int) {
+			defer all.Done()
+			time.Sleep(left(fiber))
+			late[fiber] = -float64(left(fiber).Nanoseconds()) / 1e3
+		}(i)
+	}
+	all.Wait()
+	cpu := cpuSeconds() - cpuStart
+	sort.Float64s(late)
+	return figures{"cpu_us": cpu / float64(fibers) * 1e6, "late_p99_us": late[fibers*99/100]}
+}
+
+func channel(p map[string]int) figures {
+	items := p["items"]
+	c := make(chan int, p["capacity"])
+	start := time.Now()
+	go func() {
+		for i := 0; i < items; i++ {
+			c <- i
+		}
+	}()
+	for i := 0; i < items; i++ {
+		<-c
+	}
+	return figures{"ns": float64(time.Since(start).Nanoseconds()) / float64(items)}
+}
+
+func timeout(p map[string]int) figures {
+	count := p["count"]
+	background := context.Background()
+	start := time.Now()
+	for i := 0; i < count; i++ {
+		_, cancel := context.WithTimeout(background, 5*time.Second)
+		cancel()
+	}
+	return figures{"ns": float64(time.Since(start).Nanoseconds()) / float64(count)}
+}
+
 func cpuSeconds() float64 {
 	var usage syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
@@ -167,6 +219,7 @@ func main() {
 	runtime.GOMAXPROCS(1)
 	workloads := map[string]func(map[string]int) figures{
 		"switch": ringSwitch, "spawn": spawn, "sleep": sleep, "lateness": lateness, "memory": memory,
+		"sleepers": sleepers, "channel": channel, "timeout": timeout,
 	}
 	parameters := map[string]int{}
 	for _, assignment := range os.Args[2:] {

@@ -8,6 +8,7 @@ from ._program import (
     Census,
     Figures,
     Lap,
+    Sleepers,
     cpu_figures,
     lateness_of,
     park_three_deep,
@@ -82,5 +83,60 @@ def memory(fibers: int) -> Figures:
     return greenio.run(main)
 
 
+def sleepers(fibers: int) -> Figures:
+    def main() -> Figures:
+        watches = Sleepers(fibers)
+
+        def sleeper(fiber: int) -> None:
+            greenio.sleep(watches.seconds_left(fiber))
+            watches.woke_up(fiber)
+
+        for fiber in [greenio.spawn(sleeper, i) for i in range(fibers)]:
+            fiber.join()
+        return watches.figures()
+
+    return greenio.run(main)
+
+
+def channel(capacity: int, items: int) -> Figures:
+    def main() -> Figures:
+        channel: greenio.Channel[int] = greenio.Channel(capacity)
+
+        def produce() -> None:
+            for item in range(items):
+                channel.send(item)
+
+        start_ns = time.perf_counter_ns()
+        greenio.spawn(produce)
+        for _ in range(items):
+            channel.receive()
+        return timed(items, start_ns)
+
+    return greenio.run(main)
+
+
+def timeout(count: int) -> Figures:
+    def main() -> Figures:
+        start_ns = time.perf_counter_ns()
+        for _ in range(count):
+            with greenio.timeout(5):
+                pass
+        return timed(count, start_ns)
+
+    return greenio.run(main)
+
+
+def lock(count: int) -> Figures:
+    def main() -> Figures:
+        lock = greenio.Lock()
+        start_ns = time.perf_counter_ns()
+        for _ in range(count):
+            lock.acquire()
+            lock.release()
+        return timed(count, start_ns)
+
+    return greenio.run(main)
+
+
 if __name__ == "__main__":
-    run_program(switch, spawn, sleep, lateness, memory)
+    run_program(switch, spawn, sleep, lateness, memory, sleepers, channel, timeout, lock)

@@ -38,5 +38,14 @@ def memory(fibers: int) -> Figures:
     return census.figures()
 
 
+def lock(count: int) -> Figures:
+    lock = threading.Lock()
+    start_ns = time.perf_counter_ns()
+    for _ in range(count):
+        lock.acquire()
+        lock.release()
+    return timed(count, start_ns)
+
+
 if __name__ == "__main__":
-    run_program(spawn, lateness, memory)
+    run_program(spawn, lateness, memory, lock)

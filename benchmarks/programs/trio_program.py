@@ -115,5 +115,34 @@ def memory(fibers: int) -> Figures:
     return trio.run(main)
 
 
+def channel(capacity: int, items: int) -> Figures:
+    async def main() -> Figures:
+        sender, receiver = trio.open_memory_channel[int](capacity)
+
+        async def produce() -> None:
+            for item in range(items):
+                await sender.send(item)
+
+        start_ns = time.perf_counter_ns()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(produce)
+            for _ in range(items):
+                await receiver.receive()
+            return timed(items, start_ns)
+
+    return trio.run(main)
+
+
+def timeout(count: int) -> Figures:
+    async def main() -> Figures:
+        start_ns = time.perf_counter_ns()
+        for _ in range(count):
+            with trio.fail_after(5):
+                pass
+        return timed(count, start_ns)
+
+    return trio.run(main)
+
+
 if __name__ == "__main__":
-    run_program(switch, spawn, sleep, lateness, memory)
+    run_program(switch, spawn, sleep, lateness, memory, channel, timeout)
