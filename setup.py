@@ -27,7 +27,7 @@ MODULES: dict[str, list[str]] = {
     ],
     "greenio.pollers.poller": [],
     "greenio.pollers.epoll": [],
-    "greenio._scheduler": ["greenio/monitor.c"],
+    "greenio._scheduler": ["greenio/monitor.c", "greenio/timers.c"],
     "greenio._time": [],
     "greenio._waiting": [],
     "greenio._scopes": [],

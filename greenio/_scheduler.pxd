@@ -10,7 +10,7 @@
 #   - `alive` links every fiber spawned and not ended; each of them owns a reference to itself;
 #   - a timer is armed only while its fiber is parked.
 from cpython.ref cimport PyObject
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from greenio._switch cimport BaseFiber, FiberCore, PyThreadState
 from greenio.pollers.poller cimport Entry, Poller
@@ -23,6 +23,12 @@ cdef extern from "monitor.h":
         uint64_t idle_periods
         int waiting
         int wake_fd
+
+cdef extern from "timers.h":
+    enum:
+        GREENIO_TIMER_NONE
+    struct greenio_timers:
+        uint32_t count
 
 cdef enum FiberState:
     READY                # in the run queue
@@ -75,17 +81,6 @@ cdef inline void wait_remove(WaitList *waiters, WaitNode *node) noexcept:
         node.next.previous = node.previous
 
 
-cdef struct Timer:       # a fiber's deadline in its scheduler's heap
-    int64_t deadline_ns  # on the scheduler's clock
-    Py_ssize_t index     # where in the heap; -1: not armed
-    PyObject *fiber      # borrowed
-
-cdef struct TimerSlot:   # a place in the heap
-    int64_t deadline_ns
-    uint64_t sequence    # equal deadlines come in the order they were set
-    Timer *timer
-
-
 cdef class Limit:
     # What bounds fibers from outside, as a cancel scope does: all that the scheduler asks of one. Fiber.limit is the innermost.
     # The moment in fiber.limit_ns has come: interrupts what it bounds, among that the fiber, or sets another moment.
@@ -130,7 +125,7 @@ cdef class Fiber(BaseFiber):
     cdef int64_t parked_ns            # since when, on the scheduler's clock (of its last look)
     cdef int64_t deadline_ns          # the park's own deadline, or NEVER
     cdef unsigned int park_count      # which park it is: a destructor may park within another one's end
-    cdef Timer timer
+    cdef uint32_t timer               # its deadline in the scheduler's heap; GREENIO_TIMER_NONE: not armed
     cdef WaitList joiners
     cdef list callbacks
     cdef object spawn_code            # where it was spawned: code object,
@@ -173,12 +168,9 @@ cdef class Scheduler:
     cdef uint64_t turn_started        # processor ticks when the turn began, or at its first operation; 0: not known yet
     cdef uint64_t last_look           # processor ticks
     cdef Py_ssize_t io_waiting        # fibers parked for a descriptor
-    cdef Py_ssize_t timer_count
     cdef greenio_watched watched
 
-    cdef TimerSlot *timers            # a heap, four children each
-    cdef Py_ssize_t timer_room
-    cdef uint64_t timer_sequence
+    cdef greenio_timers timers
     cdef readonly Clock clock         # None: CLOCK_MONOTONIC
     cdef readonly Poller poller
     cdef int64_t seen_ns              # the clock at the last look
@@ -225,13 +217,11 @@ cdef class Scheduler:
     cdef int wait_for_events(self, int64_t timeout_ns) except -1
     cdef void throw_into_main(self, object exception) noexcept
     cdef int raise_interrupt(self, Fiber me) except -1
-    cdef void add_timer(self, Timer *timer, int64_t deadline_ns) except *
-    cdef void remove_timer(self, Timer *timer) noexcept
+    # Arm the parked fiber's timer: for its deadline, or its limit if that comes first.
+    cdef int arm(self, Fiber fiber) except -1
+    cdef void disarm(self, Fiber fiber) noexcept
     # fiber.limit_ns has changed: its timer, if it is parked.
     cdef int rearm(self, Fiber fiber) except -1
-    cdef void place_timer(self, Py_ssize_t index, TimerSlot slot) noexcept
-    cdef void sift_up(self, Py_ssize_t index, TimerSlot slot) noexcept
-    cdef void sift_down(self, Py_ssize_t index, TimerSlot slot) noexcept
     cdef int grow_ring(self) except -1
     cdef void link(self, Fiber fiber) noexcept
     cdef void unlink(self, Fiber fiber) noexcept
@@ -247,6 +237,7 @@ cdef class Scheduler:
     cdef void forget_fibers(self, Fiber but) noexcept
     cdef void end_forked_child(self, Fiber me) noexcept
     cdef inline void prefetch(self) noexcept
+    cdef inline void prefetch_sleepers(self) noexcept
 
     # Descriptors. watch_for registers on first use; wait_io parks until the flag is set and it is the node's turn, see _socket.pyx.
     cdef Watch watch_for(self, int fd)

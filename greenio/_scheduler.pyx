@@ -7,8 +7,8 @@
 # Fairness, with no system call for each switch: timers and the poller are looked at every 64 switches, and after 100 µs if
 # anything waits there. An operation that completes without parking is counted; after 32 of them, or 1 ms, the fiber gives way.
 #
-# Not taken: a hub fiber that runs the loop (two switches for each wait), and timers in a wheel (a heap of four
-# children a node costs 0.2 µs at 100,000 timers, and keeps exact deadlines).
+# Not taken: a hub fiber that runs the loop (two switches for each wait), and timers in a wheel (the heap of timers.h
+# costs 0.2 µs at 100,000 timers, and keeps exact deadlines).
 import os
 import signal
 import sys
@@ -19,12 +19,12 @@ import weakref
 cimport cython
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_REFCNT
 from libc.errno cimport EBADF
-from libc.stdint cimport INT64_MAX, UINT64_MAX
+from libc.stdint cimport INT64_MAX, UINT64_MAX, uint32_t
 from libc.stdlib cimport free, malloc, realloc
 
 from greenio._switch cimport (
     StatePointer, adopt_thread, after_fork, before_fork, bring_requests, call_on_stack, check_signals, checked_stack_bytes,
-    foreign_states, forget_after_fork, forget_pool_after_fork, forward_signals, hears_signals, prepare, recover_stack,
+    foreign_states, forget_after_fork, forget_pool_after_fork, forward_signals, give_back_stacks, hears_signals, prepare, recover_stack,
     switch_to, watch_overflow_handler)
 from greenio.pollers.poller cimport (
     FAILED, HANG_UP, PEER_CLOSED, READABLE, URGENT, WRITABLE)
@@ -59,6 +59,15 @@ cdef extern from "monitor.h":
     int greenio_monitor_start()
     void greenio_monitor_after_fork_child()
     uint64_t greenio_monitor_ticks()
+
+cdef extern from "timers.h":
+    uint32_t greenio_timers_add(greenio_timers *timers, int64_t deadline_ns, void *owner)
+    void greenio_timers_remove(greenio_timers *timers, uint32_t id)
+    void greenio_timers_clear(greenio_timers *timers)
+    void greenio_timers_drop(greenio_timers *timers)
+    int64_t greenio_timers_deadline(const greenio_timers *timers)
+    void *greenio_timers_owner(const greenio_timers *timers)
+    void *greenio_timers_owner_at(const greenio_timers *timers, uint32_t index)
 
 cdef extern from "asm/context.h":
     uint64_t greenio_ticks() nogil
@@ -97,9 +106,9 @@ cdef enum:
     RING_START = 64
     REPR_ROOM = 200               # characters
     FAILED_ROOM = 1000            # failures noted before those are dropped that somebody has seen meanwhile
-    HEAP_START = 64
     DEADLOCK_GRACE_NS = 10_000_000        # an OS thread that ends, or a signal under way, gets this long first
     DEADLOCK_AGAIN_NS = 1_000_000_000     # other OS threads may end without a word
+    LONG_WAIT_NS = 10_000_000             # time enough to tidy up first
     EXIT_PATIENCE_MS = 5000
     BIG_STACK_BYTES = 8 * 1024 * 1024
 
@@ -207,8 +216,8 @@ cdef bint unpark(Fiber fiber, int wake) noexcept:
         return False
     scheduler = fiber.scheduler
     fiber.wake = wake
-    if fiber.timer.index >= 0:
-        scheduler.remove_timer(&fiber.timer)
+    if fiber.timer != GREENIO_TIMER_NONE:
+        scheduler.disarm(fiber)
     scheduler.push(<PyObject *>fiber)
     return True
 
@@ -684,11 +693,9 @@ cdef class Scheduler:
     def __cinit__(self):
         self.watched.wake_fd = -1
         self.ring = <PyObject **>malloc(RING_START * sizeof(PyObject *))
-        self.timers = <TimerSlot *>malloc(HEAP_START * sizeof(TimerSlot))
-        if self.ring is NULL or self.timers is NULL:
+        if self.ring is NULL:
             raise MemoryError()
         self.ring_mask = RING_START - 1
-        self.timer_room = HEAP_START
         self.until_look = LOOK_EVERY
         self.budget = BUDGET
         self.watches = {}
@@ -702,7 +709,7 @@ cdef class Scheduler:
 
     def __dealloc__(self):
         free(self.ring)
-        free(self.timers)
+        greenio_timers_drop(&self.timers)
 
     # --- life
 
@@ -724,9 +731,8 @@ cdef class Scheduler:
         adopt_thread(main)
         main.scheduler = self
         main.run_state = RUNNING
-        main.timer.index = -1
+        main.timer = GREENIO_TIMER_NONE
         main.limit_ns = NEVER
-        main.timer.fiber = <PyObject *>main
         main.given_name = "main"
         main.report_name = "main"
         number(main)
@@ -843,6 +849,7 @@ cdef class Scheduler:
         main.core.thread_state = NULL
         self.wake_joiners_of_main()
         self.unlink(main)
+        give_back_stacks()
         self.forget_thread()
         self.current = NULL
         greenio_scheduler_set(NULL)
@@ -889,8 +896,7 @@ cdef class Scheduler:
             fiber.spawn_code = PyFrame_GetCode(frame)
             fiber.spawn_offset = PyFrame_GetLasti(frame)
         fiber.scheduler = self
-        fiber.timer.index = -1
-        fiber.timer.fiber = <PyObject *>fiber
+        fiber.timer = GREENIO_TIMER_NONE
         fiber.limit_ns = NEVER
         number(fiber)
         if born_in is not None:
@@ -988,7 +994,7 @@ cdef class Scheduler:
         while True:
             self.until_look -= 1
             self.turn_started = 0
-            if self.timer_count or self.io_waiting:
+            if self.timers.count or self.io_waiting:
                 self.turn_started = greenio_ticks()
                 if self.until_look <= 0 or self.turn_started - self.last_look > look_ticks:
                     self.look_around()
@@ -1065,10 +1071,8 @@ cdef class Scheduler:
         if me.interrupts and (me.interrupts & THROWN or not me.shield):
             self.raise_interrupt(me)
         me.deadline_ns = deadline_ns
-        if comes_first(me.limit_ns, deadline_ns) and not me.shield:
-            self.add_timer(&me.timer, me.limit_ns)
-        elif deadline_ns != NEVER:
-            self.add_timer(&me.timer, deadline_ns)
+        if deadline_ns != NEVER or me.limit_ns != NEVER:
+            self.arm(me)
         me.park_count += 1
         me.wait_reason = reason
         me.waiting_on = waiting_on
@@ -1094,7 +1098,7 @@ cdef class Scheduler:
             self.budget = BUDGET
             self.turn_started = 0
             self.until_look -= 1
-            if self.until_look <= 0 or self.timer_count or self.io_waiting or (<Fiber>me).limit_ns != NEVER:
+            if self.until_look <= 0 or self.timers.count or self.io_waiting or (<Fiber>me).limit_ns != NEVER:
                 self.look_around()
             if self.ring_head == self.ring_tail:
                 if self.watched.signals is not NULL:
@@ -1154,90 +1158,62 @@ cdef class Scheduler:
             return greenio_monotonic_ns()
         return self.clock.now_ns()
 
-    cdef void add_timer(self, Timer *timer, int64_t deadline_ns) except *:
-        cdef TimerSlot slot
-        cdef TimerSlot *timers
-        if self.timer_count == self.timer_room:
-            timers = <TimerSlot *>realloc(self.timers, 2 * self.timer_room * sizeof(TimerSlot))
-            if timers is NULL:
-                raise MemoryError(f"no room for {2 * self.timer_room} timers")
-            self.timers = timers
-            self.timer_room *= 2
-        self.timer_sequence += 1
-        slot.deadline_ns = deadline_ns
-        slot.sequence = self.timer_sequence
-        slot.timer = timer
-        timer.deadline_ns = deadline_ns
-        self.timer_count += 1
-        self.sift_up(self.timer_count - 1, slot)
+    cdef int arm(self, Fiber fiber) except -1:
+        cdef int64_t deadline_ns = fiber.deadline_ns
+        if comes_first(fiber.limit_ns, deadline_ns) and not fiber.shield:
+            deadline_ns = fiber.limit_ns
+        if deadline_ns == NEVER:
+            return 0
+        fiber.timer = greenio_timers_add(&self.timers, deadline_ns, <void *>fiber)
+        if fiber.timer == GREENIO_TIMER_NONE:
+            raise MemoryError(f"no room for {self.timers.count + 1} timers")
+        return 0
 
-    cdef void remove_timer(self, Timer *timer) noexcept:
-        cdef Py_ssize_t index = timer.index
-        cdef TimerSlot last
-        timer.index = -1
-        self.timer_count -= 1
-        if index == self.timer_count:
-            return
-        last = self.timers[self.timer_count]
-        if index > 0 and earlier(&last, &self.timers[(index - 1) >> 2]):
-            self.sift_up(index, last)
-        else:
-            self.sift_down(index, last)
+    cdef void disarm(self, Fiber fiber) noexcept:
+        greenio_timers_remove(&self.timers, fiber.timer)
+        fiber.timer = GREENIO_TIMER_NONE
 
     cdef int rearm(self, Fiber fiber) except -1:
         if fiber.run_state != PARKED:
             return 0
-        if fiber.timer.index >= 0:
-            self.remove_timer(&fiber.timer)
-        if comes_first(fiber.limit_ns, fiber.deadline_ns) and not fiber.shield:
-            self.add_timer(&fiber.timer, fiber.limit_ns)
-        elif fiber.deadline_ns != NEVER:
-            self.add_timer(&fiber.timer, fiber.deadline_ns)
+        if fiber.timer != GREENIO_TIMER_NONE:
+            self.disarm(fiber)
+        self.arm(fiber)
         if self.watched.waiting:
             self.poller.wake()
         return 0
 
-    cdef inline void place_timer(self, Py_ssize_t index, TimerSlot slot) noexcept:
-        self.timers[index] = slot
-        slot.timer.index = index
-
-    cdef void sift_up(self, Py_ssize_t index, TimerSlot slot) noexcept:
-        cdef Py_ssize_t parent
-        while index > 0:
-            parent = (index - 1) >> 2
-            if not earlier(&slot, &self.timers[parent]):
-                break
-            self.place_timer(index, self.timers[parent])
-            index = parent
-        self.place_timer(index, slot)
-
-    cdef void sift_down(self, Py_ssize_t index, TimerSlot slot) noexcept:
-        cdef Py_ssize_t child
-        cdef Py_ssize_t first
-        cdef Py_ssize_t best
-        while True:
-            first = 4 * index + 1
-            if first >= self.timer_count:
-                break
-            best = first
-            for child in range(first + 1, min(first + 4, self.timer_count)):
-                if earlier(&self.timers[child], &self.timers[best]):
-                    best = child
-            if not earlier(&self.timers[best], &slot):
-                break
-            self.place_timer(index, self.timers[best])
-            index = best
-        self.place_timer(index, slot)
-
     cdef void fire_timers(self) except *:
         self.seen_ns = self.now()
         cdef Fiber fiber
-        while self.timer_count and self.timers[0].deadline_ns <= self.seen_ns:
-            fiber = <Fiber>self.timers[0].timer.fiber
+        cdef bint fired = False
+        while self.timers.count and greenio_timers_deadline(&self.timers) <= self.seen_ns:
+            fired = True
+            fiber = <Fiber><PyObject *>greenio_timers_owner(&self.timers)
             if comes_first(fiber.limit_ns, fiber.deadline_ns) and not fiber.shield:
                 fiber.limit.expire(fiber)
             else:
                 unpark(fiber, TIMED_OUT)
+        if fired:
+            self.prefetch_sleepers()
+
+    cdef inline void prefetch_sleepers(self) noexcept:
+        # Who wakes next is cold, and the run queue is short when timers come one by one: fetch what lies behind the next deadline,
+        # whose fiber was fetched as one of the next few before.
+        cdef uint32_t index
+        cdef char *line
+        cdef PyObject *fiber
+        if self.timers.count == 0:
+            return
+        fiber = <PyObject *>greenio_timers_owner(&self.timers)
+        greenio_prefetch(<char *>(<Fiber>fiber).core.context)
+        greenio_prefetch(<char *>(<Fiber>fiber).core.context + 64)
+        greenio_prefetch(<char *>(<Fiber>fiber).core.thread_state)
+        for index in range(1, 5):
+            line = <char *>greenio_timers_owner_at(&self.timers, index)
+            greenio_prefetch(line)
+            greenio_prefetch(line + 64)
+            greenio_prefetch(line + 128)
 
     # --- looking around, idling
 
@@ -1269,7 +1245,7 @@ cdef class Scheduler:
     cdef int idle_once(self) except -1:
         cdef int64_t timeout_ns = -1
         cdef WaitNode *node
-        if self.timer_count:
+        if self.timers.count:
             self.fire_timers()
             if self.ring_head != self.ring_tail:
                 return 0
@@ -1284,11 +1260,11 @@ cdef class Scheduler:
                 node = node.next
             if self.ring_head != self.ring_tail:
                 return 0
-        if self.timer_count and not (self.clock is not None and self.outside_calls):
+        if self.timers.count and not (self.clock is not None and self.outside_calls):
             if self.clock is None:
-                timeout_ns = self.timers[0].deadline_ns - self.seen_ns
+                timeout_ns = greenio_timers_deadline(&self.timers) - self.seen_ns
             else:
-                timeout_ns = self.clock.wait_ns(self.timers[0].deadline_ns)
+                timeout_ns = self.clock.wait_ns(greenio_timers_deadline(&self.timers))
             if timeout_ns <= 0:
                 return 0
         elif self.io_waiting == 0 and self.outside_calls == 0:
@@ -1299,6 +1275,8 @@ cdef class Scheduler:
         return self.wait_for_events(timeout_ns)
 
     cdef int wait_for_events(self, int64_t timeout_ns) except -1:
+        if timeout_ns < 0 or timeout_ns >= LONG_WAIT_NS:
+            give_back_stacks()
         self.watched.waiting = timeout_ns != 0
         try:
             if self.watched.signals is not NULL:
@@ -1354,7 +1332,7 @@ cdef class Scheduler:
         # hold is lost, as with threads.
         cdef Fiber me = <Fiber>self.current
         cdef Fiber fiber
-        cdef bint timed = me.timer.index >= 0
+        cdef bint timed = me.timer != GREENIO_TIMER_NONE
         cdef Watch watch
         # The others' nodes lie on their stacks, so they go first. One of ours is here if we forked in a signal handler on top of the
         # idle loop.
@@ -1366,10 +1344,10 @@ cdef class Scheduler:
         self.watched.signals = forget_pool_after_fork()
         self.ring_head = 0
         self.ring_tail = 0
-        self.timer_count = 0
-        me.timer.index = -1
+        greenio_timers_clear(&self.timers)
+        me.timer = GREENIO_TIMER_NONE
         if timed:  # a signal handler forked while the fiber was parked
-            self.add_timer(&me.timer, me.timer.deadline_ns)
+            self.arm(me)
         me.joiners.first = NULL
         me.joiners.last = NULL
         if me.limit is not None:
@@ -1395,7 +1373,7 @@ cdef class Scheduler:
             fiber.observed = True
             fiber.outcome = True
             fiber.run_state = DONE
-            fiber.timer.index = -1
+            fiber.timer = GREENIO_TIMER_NONE
             fiber.joiners.first = NULL
             fiber.joiners.last = NULL
             fiber.callbacks = None
@@ -1411,7 +1389,7 @@ cdef class Scheduler:
         self.closed = True
         self.current = NULL
         self.ring_head = self.ring_tail
-        self.timer_count = 0
+        greenio_timers_clear(&self.timers)
         self.watches = {}
         self.forget_fibers(None)
         self.poller.close()
@@ -1517,11 +1495,6 @@ cdef class Scheduler:
     def outside_call(self, int change):
         """A call was handed to another OS thread (+1) or answered (-1): until then the run is not deadlocked."""
         self.outside_calls += change
-
-
-cdef inline bint earlier(TimerSlot *one, TimerSlot *other) noexcept:
-    return one.deadline_ns < other.deadline_ns or (
-        one.deadline_ns == other.deadline_ns and one.sequence < other.sequence)
 
 
 cdef void number(Fiber fiber) noexcept:

@@ -76,6 +76,9 @@ cdef object call_on_stack(FiberCore *core, size_t stack_bytes, object function, 
 # Give back recursion that the yellow zone took, if the fiber is out of it. Cheap when no zone is open.
 cdef void recover_stack(FiberCore *core) noexcept
 
+# The memory of stacks that nobody needs, to the kernel: for a moment with nothing else to do.
+cdef void give_back_stacks() noexcept
+
 # Usable bytes for a request, checked. ValueError or TypeError names the bounds.
 cdef size_t checked_stack_bytes(object requested) except 0
 

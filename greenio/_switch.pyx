@@ -63,6 +63,7 @@ cdef extern from "stack.h":
     int greenio_stack_pool_has_room(const greenio_stack *stack)
     void greenio_stack_release(greenio_stack *stack)
     void greenio_stack_discard(greenio_stack *stack)
+    void greenio_stack_give_back()
     greenio_stack *greenio_stack_pool_take(size_t keep)
     void greenio_stack_set_high_water(size_t slots)
     int greenio_stack_stats_of "greenio_stack_stats"(size_t index, greenio_stack_stats *stats)
@@ -374,6 +375,10 @@ cdef object call_on_stack(FiberCore *core, size_t stack_bytes, object function, 
     return greenio_take_reference(call.value)
 
 
+cdef void give_back_stacks() noexcept:
+    greenio_stack_give_back()
+
+
 cdef void recover_stack(FiberCore *core) noexcept:
     if core.stack is not NULL:
         recover_from(core.stack)
@@ -481,6 +486,7 @@ cdef void trim_pool(size_t keep) noexcept:
     while True:
         stack = greenio_stack_pool_take(keep)
         if stack is NULL:
+            greenio_stack_give_back()
             return
         if stack.thread_state is not NULL:
             greenio_pystate_drop(stack)

@@ -23,11 +23,19 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #ifndef MADV_GUARD_INSTALL /* Linux 6.13; older headers lack them */
 #  define MADV_GUARD_INSTALL 102
 #  define MADV_GUARD_REMOVE 103
+#endif
+#ifndef SYS_pidfd_open /* Linux 5.3 */
+#  define SYS_pidfd_open 434
+#endif
+#ifndef SYS_process_madvise /* Linux 5.10; for any advice on the own process, 6.13 */
+#  define SYS_process_madvise 440
 #endif
 
 #define PAGE_BYTES ((size_t)GREENIO_PAGE_BYTES)
@@ -59,6 +67,10 @@
 
 #define CANARY_BYTES 128 /* right below the limit */
 
+/* Slots that are guarded, or given back, in one system call where the kernel can. One by one, 100,000 fibers that come and go
+ * spend a third of their time in madvise and the interrupts to other cores that follow it. */
+#define BATCH 64
+
 /* state of a slot, in the low bits of slab->states[index]; the guard's kind is above */
 enum { SLOT_FRESH, SLOT_IN_USE, SLOT_POOLED, SLOT_COLD };
 #define STATE_MASK 3
@@ -72,7 +84,8 @@ struct slab {
     size_t slot_bytes;
     uint32_t slot_count;
     uint32_t made;           /* slots [0, made) were handed out once and are guarded; the rest are fresh */
-    uint32_t busy;           /* slots in use or pooled */
+    uint32_t guarded;        /* slots [made, guarded) are guarded already, by MADV_GUARD_INSTALL */
+    uint32_t busy;           /* slots in use, pooled, or cold and still to be given back */
     uint32_t first_cold;     /* NO_SLOT: none */
     uint16_t size_class;
     uint8_t has_room;        /* is in the pool's list of slabs with room */
@@ -100,6 +113,13 @@ static int wants_yellow;
 static enum greenio_guard_kind chosen_kind;
 static size_t mprotect_slots;      /* in existence */
 static size_t mprotect_slots_max;
+
+/* Cold slots whose memory is still to be given back: BATCH at most. Not in their slab's list of cold ones yet. */
+static struct {
+    struct slab *slab;
+    uint32_t index;
+} leaving[BATCH];
+static size_t leaving_count;
 
 volatile int greenio_stack_yellow_open_count;
 
@@ -247,6 +267,24 @@ size_t greenio_stack_round(size_t stack_bytes)
 
 /* ---- guards -------------------------------------------------------------------------------------------------------- */
 
+/* One advice for many ranges: how many of them have it, from the first on; the others are as they were. */
+static size_t advise_all(const struct iovec *ranges, size_t count, int advice)
+{
+    static int missing;
+    size_t done = 0;
+    int process = missing ? -1 : (int)syscall(SYS_pidfd_open, getpid(), 0);
+    if (process >= 0) {
+        ssize_t bytes = syscall(SYS_process_madvise, process, ranges, count, advice, 0);
+        missing = bytes < 0;
+        for (; bytes > 0 && (size_t)bytes >= ranges[done].iov_len; done++)
+            bytes -= (ssize_t)ranges[done].iov_len;
+        close(process);
+    }
+    while (done < count && madvise(ranges[done].iov_base, ranges[done].iov_len, advice) == 0)
+        done++;
+    return done;
+}
+
 /* Whether the kernel knows MADV_GUARD_INSTALL: 0, or the errno. Tried, because its number says nothing: a kernel may have
  * it backported, and a sandbox may refuse it. */
 static int probe_guard_madvise(void)
@@ -308,13 +346,25 @@ int greenio_stack_has_yellow(void)
     return wants_yellow && greenio_stack_guard_kind() != GREENIO_GUARD_CANARY;
 }
 
-/* Guard a slot that is handed out for the first time, as well as can be had. One that the kernel refuses (a limit on
- * mappings, locked memory) gets the next weaker kind instead of failing the spawn: stats tell. */
-static enum greenio_guard_kind guard_install(char *slot)
+/* Guard the slab's next slot, which is handed out for the first time, as well as can be had. One that the kernel refuses (a
+ * limit on mappings, locked memory) gets the next weaker kind instead of failing the spawn: stats tell. */
+static enum greenio_guard_kind guard_install(struct slab *slab)
 {
     enum greenio_guard_kind kind = greenio_stack_guard_kind();
+    char *slot = slab->start + slab->made * slab->slot_bytes;
+    if (slab->made < slab->guarded)
+        return GREENIO_GUARD_MADVISE;
     if (kind == GREENIO_GUARD_MADVISE) {
-        if (madvise(slot, GREENIO_GUARD_BYTES, MADV_GUARD_INSTALL) == 0)
+        /* As many as there are already: a program with ten fibers has no use for sixty guards. */
+        size_t count = slab->made < BATCH ? slab->made + 1 : BATCH;
+        if (count > slab->slot_count - slab->made)
+            count = slab->slot_count - slab->made;
+        struct iovec ranges[BATCH];
+        for (size_t i = 0; i < count; i++)
+            ranges[i] = (struct iovec){slot + i * slab->slot_bytes, GREENIO_GUARD_BYTES};
+        count = advise_all(ranges, count, MADV_GUARD_INSTALL);
+        slab->guarded = slab->made + (uint32_t)count;
+        if (count > 0)
             return kind;
         kind = mprotect_slots < mprotect_slots_max ? GREENIO_GUARD_MPROTECT : GREENIO_GUARD_CANARY;
     }
@@ -504,6 +554,8 @@ static void slab_emptied(struct pool *pool, struct slab *slab)
 /* A slot that has no control block just now, cold or fresh, with a new block. NULL with ENOMEM. */
 static struct greenio_stack *slot_make(struct pool *pool, size_t size_class)
 {
+    if (leaving_count != 0)
+        greenio_stack_give_back();
     struct slab *slab = pool->room_first != NULL ? pool->room_first : slab_new(pool, size_class);
     if (slab == NULL)
         return NULL;
@@ -517,9 +569,9 @@ static struct greenio_stack *slot_make(struct pool *pool, size_t size_class)
         pool->figures.cold--;
     }
     else {
+        kind = guard_install(slab);
         index = slab->made++;
         slot = slab->start + index * slab->slot_bytes;
-        kind = guard_install(slot);
         pool->figures.guards[kind]++;
     }
     slab->states[index] = (uint8_t)(SLOT_IN_USE | kind << KIND_SHIFT);
@@ -637,29 +689,64 @@ void greenio_stack_release(struct greenio_stack *stack)
     pool->figures.pooled++;
 }
 
+static char *slot_at(const struct slab *slab, uint32_t index)
+{
+    return slab->start + index * slab->slot_bytes;
+}
+
+static struct iovec memory_of(const struct slab *slab, uint32_t index)
+{
+    int unguarded = slab->states[index] >> KIND_SHIFT == GREENIO_GUARD_CANARY;
+    char *from = slot_at(slab, index) + (unguarded ? 0 : GREENIO_GUARD_BYTES);
+    return (struct iovec){from, (size_t)(slot_at(slab, index) + slab->slot_bytes - from)};
+}
+
+void greenio_stack_give_back(void)
+{
+    struct iovec ranges[BATCH];
+    for (size_t i = 0; i < leaving_count; i++)
+        ranges[i] = memory_of(leaving[i].slab, leaving[i].index);
+    size_t done = 0;
+    while (done < leaving_count) {
+        done += advise_all(ranges + done, leaving_count - done, MADV_DONTNEED);
+        if (done < leaving_count) { /* refused for locked memory */
+            const struct slab *slab = leaving[done].slab;
+            memset(block_at(slot_at(slab, leaving[done].index), leaving[done].index, slab->size_class), 0,
+                   sizeof(struct greenio_stack));
+            done++;
+        }
+    }
+    size_t count = leaving_count;
+    leaving_count = 0;
+    for (size_t i = 0; i < count; i++) {
+        struct slab *slab = leaving[i].slab;
+        struct pool *pool = &pools[slab->size_class];
+        slab->next_cold[leaving[i].index] = slab->first_cold;
+        slab->first_cold = leaving[i].index;
+        if (!slab->has_room)
+            room_insert(pool, slab, 1);
+        slab->busy--;
+        if (slab->busy == 0)
+            slab_emptied(pool, slab);
+    }
+}
+
 void greenio_stack_discard(struct greenio_stack *stack)
 {
     struct pool *pool = &pools[stack->size_class];
-    struct slab *slab = stack->slab;
-    uint32_t index = index_of(slab, stack);
     if (stack->yellow_open && greenio_stack_close_yellow(stack) != 0) /* the block goes, the red half has to do */
         __atomic_sub_fetch(&greenio_stack_yellow_open_count, 1, __ATOMIC_RELAXED);
     set_state(stack, SLOT_COLD);
-
-    char *from = stack->guard_kind == GREENIO_GUARD_CANARY ? slot_of(stack) : stack->limit;
-    if (madvise(from, (size_t)(slot_end_of(stack) - from), MADV_DONTNEED) != 0) /* refused for locked memory */
-        memset(stack, 0, sizeof *stack);
+    leaving[leaving_count].slab = stack->slab;
+    leaving[leaving_count].index = index_of(stack->slab, stack);
+    leaving_count++;
+    stack->owner = NULL;
+    stack->limit = NULL; /* no block any more, to greenio_stack_find */
     pool->figures.given_back_total++;
-
-    slab->next_cold[index] = slab->first_cold;
-    slab->first_cold = index;
-    slab->busy--;
     pool->figures.in_use--;
     pool->figures.cold++;
-    if (!slab->has_room)
-        room_insert(pool, slab, 1);
-    if (slab->busy == 0)
-        slab_emptied(pool, slab);
+    if (leaving_count == BATCH || pool->figures.in_use == 0)
+        greenio_stack_give_back();
 }
 
 struct greenio_stack *greenio_stack_pool_take(size_t keep)

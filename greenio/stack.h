@@ -94,8 +94,11 @@ int greenio_stack_pool_has_room(const struct greenio_stack *stack);
  * the thread state's recursion is the caller's to give back before. */
 void greenio_stack_release(struct greenio_stack *stack);
 
-/* Give back a slot and its memory. Its thread_state must be NULL. May unmap a slab that is wholly cold. */
+/* Give back a slot and its memory. Its thread_state must be NULL. May unmap a slab that is wholly cold. The memory of up to 64
+ * slots goes in one system call: once there are so many, when no slot of the class is in use, before a slot that is not warm
+ * is handed out, or at the latest by greenio_stack_give_back, which a scheduler calls before it waits for long. */
 void greenio_stack_discard(struct greenio_stack *stack);
+void greenio_stack_give_back(void);
 
 /* Take one warm slot out of the pools above `keep` slots in all, out of the largest size class that has one (its thread state must then be dropped and the slot
  * discarded), or NULL when no more than `keep` are left. */

@@ -31,11 +31,12 @@ LAYERS: list[tuple[str, str, object]] = [
     ("stack overflow", "overflow", ["stack"]),
     ("thread state", "pystate/*", ["stack", "pystate/*"]),
     ("watching thread", "monitor", ["pystate/*"]),
+    ("deadlines", "timers", []),
     ("fiber", "_switch", ["asm/*", "stack", "overflow", "pystate/*", "monitor"]),
     ("poller", "pollers/poller", []),
     ("poller", "pollers/[!_]*", ["pollers/poller"]),
     ("poller", "pollers/__init__", ["pollers/*"]),
-    ("scheduler", "_scheduler", ["asm/*", "stack", "overflow", "pystate/*", "monitor", "_switch", "pollers/*"]),
+    ("scheduler", "_scheduler", ["asm/*", "stack", "overflow", "pystate/*", "monitor", "timers", "_switch", "pollers/*"]),
     ("primitives", "_time", ["_switch", "_scheduler"]),
     ("primitives", "_waiting", ["_switch", "_scheduler"]),
     ("primitives", "_sync", ["_switch", "_scheduler", "_waiting"]),
@@ -71,7 +72,7 @@ LAYERS: list[tuple[str, str, object]] = [
     ("tools", "pytest_plugin", PUBLIC),
     ("tools", "__main__", PUBLIC),
 ]
-NO_PYTHON = ("asm/*", "stack", "overflow")  # libc at most
+NO_PYTHON = ("asm/*", "stack", "overflow", "timers")  # libc at most
 ANY_DISTRIBUTION = ("compat/*", "integrations/*", "pytest_plugin")  # may import what is not in the standard library
 
 SOURCE_SUFFIXES = {".py", ".pyx", ".pxd", ".pxi", ".c", ".h", ".S"}

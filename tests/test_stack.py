@@ -287,6 +287,7 @@ def pretend_an_older_kernel():
         return struct.pack("<HBBI", code, yes, no, value)
     program = b"".join([
         op(0x20, 0, 0, 0),            # load the number of the system call
+        op(0x15, 3, 0, 440),          # process_madvise?
         op(0x15, 0, 3, 28),           # madvise?
         op(0x20, 0, 0, 16 + 2 * 8),   # load the low half of its third argument
         op(0x15, 0, 1, 102),          # MADV_GUARD_INSTALL?
@@ -458,6 +459,8 @@ probe.run_deep(stack, 200 * K)
 probe.fill(b["data"], b["data_bytes"], 7)
 probe.set_thread_state(stack, 0)
 probe.discard(stack)
+assert probe.find(stack) == 0
+probe.give_back()
 assert resident(stacks[0]) == 3 * PAGE
 assert probe.find(stack) == 0 and probe.locate(stack) == (0, probe.DATA, SIZE)
 assert stack not in probe.in_use()
@@ -545,6 +548,7 @@ random.Random(1).shuffle(stacks)
 for stack in stacks[:-1]:
     probe.discard(stack)
 check_sums()
+probe.give_back()
 assert stats(0)["slabs"] == 2  # the last one's, and one in reserve
 probe.discard(stacks[-1])
 check_sums()

@@ -104,6 +104,14 @@ static PyObject *probe_release(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *probe_give_back(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    greenio_stack_give_back();
+    Py_RETURN_NONE;
+}
+
 static PyObject *probe_discard(PyObject *module, PyObject *args)
 {
     unsigned long long value[1];
@@ -668,6 +676,7 @@ static PyMethodDef methods[] = {
     FUNCTION(acquire, METH_VARARGS),
     FUNCTION(release, METH_VARARGS),
     FUNCTION(discard, METH_VARARGS),
+    FUNCTION(give_back, METH_NOARGS),
     FUNCTION(pool_has_room, METH_VARARGS),
     FUNCTION(pool_take, METH_VARARGS),
     FUNCTION(set_high_water, METH_VARARGS),
