@@ -67,7 +67,11 @@ _SCHEDULED = frozenset({"switch", "spawn", "sleep", "lateness", "memory", "sleep
 
 CONTENDERS = (
     Contender(
-        GREENIO, GREENIO, ["programs.greenio_program"], _SCHEDULED | {"nested switch", "lock"}, ["servers.greenio_server"]
+        GREENIO,
+        GREENIO,
+        ["programs.greenio_program"],
+        _SCHEDULED | {"nested switch", "lock"},
+        ["servers.greenio_server"],
     ),
     Contender(
         "greenlet",

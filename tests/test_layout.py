@@ -36,7 +36,11 @@ LAYERS: list[tuple[str, str, object]] = [
     ("poller", "pollers/poller", []),
     ("poller", "pollers/[!_]*", ["pollers/poller"]),
     ("poller", "pollers/__init__", ["pollers/*"]),
-    ("scheduler", "_scheduler", ["asm/*", "stack", "overflow", "pystate/*", "monitor", "timers", "_switch", "pollers/*"]),
+    (
+        "scheduler",
+        "_scheduler",
+        ["asm/*", "stack", "overflow", "pystate/*", "monitor", "timers", "_switch", "pollers/*"],
+    ),
     ("primitives", "_time", ["_switch", "_scheduler"]),
     ("primitives", "_waiting", ["_switch", "_scheduler"]),
     ("primitives", "_sync", ["_switch", "_scheduler", "_waiting"]),
