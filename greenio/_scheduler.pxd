@@ -197,6 +197,9 @@ cdef class Scheduler:
     # Park the current fiber. `reason` and `waiting_on` are for dumps. Returns WOKEN or TIMED_OUT; raises Cancelled or what was thrown in,
     # before parking or after: whoever waits takes itself off its WaitList then.
     cdef int park(self, object reason, object waiting_on, int64_t deadline_ns) except -1
+    # The same, but that it also returns INTERRUPTED: there is nothing to raise any more, for a destructor got it on the way back, or
+    # a scope was shielded since. Whoever can be passed over meanwhile, as in a line, looks again.
+    cdef int park_once(self, object reason, object waiting_on, int64_t deadline_ns) except -1
     # Let the others have their turn. Raises nothing.
     cdef void give_way(self) noexcept
     # First thing in any operation that may park: raises what interrupts the current fiber.

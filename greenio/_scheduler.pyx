@@ -1061,6 +1061,12 @@ cdef class Scheduler:
     # --- waiting
 
     cdef int park(self, object reason, object waiting_on, int64_t deadline_ns) except -1:
+        cdef int wake = INTERRUPTED
+        while wake == INTERRUPTED:
+            wake = self.park_once(reason, waiting_on, deadline_ns)
+        return wake
+
+    cdef int park_once(self, object reason, object waiting_on, int64_t deadline_ns) except -1:
         cdef Fiber me = <Fiber>self.current
         cdef int wake
         cdef unsigned char outer_wake = me.wake
@@ -1085,9 +1091,6 @@ cdef class Scheduler:
         me.waiting_on = None
         if wake == INTERRUPTED:
             self.raise_interrupt(me)
-            # That destructor got it, or a scope was shielded since: as if nothing had come.
-            me.park_count -= 1
-            return self.park(reason, waiting_on, deadline_ns)
         return wake
 
     cdef void give_way(self) noexcept:
