@@ -1,12 +1,10 @@
 # What _broadcast.pyx gives to Python.
 from types import GenericAlias, TracebackType
-from typing import Any, Final, Generic, Literal, Never, Self, TypeVar
+from typing import Generic, Literal, Never, Self, TypeVar
 
 from greenio._waiting import Case, Selectable
 
 _Item = TypeVar("_Item")
-
-__pyx_capi__: Final[dict[str, Any]]  # what other extension modules import
 
 class Broadcast(Generic[_Item]):
     def __init__(self, capacity: int, policy: Literal["block", "drop_oldest", "disconnect"] = "block") -> None: ...

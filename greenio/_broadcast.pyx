@@ -295,7 +295,7 @@ cdef class Subscription(Selectable):
 
     @property
     def disconnected(self):
-        """Whether it was cut off, being too slow ("disconnect")."""
+        """Whether it was cut off, being too slow ("disconnect"). Stays true when it is closed then."""
         return self.state == CUT_OFF
 
     # --- receiving
@@ -383,7 +383,8 @@ cdef class Subscription(Selectable):
         """Leave: drops what is there; whoever waits in receive gets ChannelClosed. Again: does nothing."""
         if self.state == OPEN:
             self.unlink(LEFT)
-        self.state = LEFT
+        elif self.state == ENDED:
+            self.state = LEFT
         ring_drop(&self.ring)
 
     def __enter__(self):

@@ -1,8 +1,9 @@
 # What _queues.pyx gives to Python.
 import sys
-from queue import Empty as Empty, Full as Full
+from queue import Empty as Empty
+from queue import Full as Full
 from types import GenericAlias
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from greenio._waiting import Case, Selectable
 
@@ -12,8 +13,6 @@ else:
     from greenio._errors import ShutDown as ShutDown
 
 _Item = TypeVar("_Item")
-
-__pyx_capi__: Final[dict[str, Any]]  # what other extension modules import
 
 class QueueStatistics(NamedTuple):
     size: int

@@ -200,7 +200,7 @@ def compare(kind, maxsize, script):
 
 
 def spread(what, arguments):
-    """The arguments of a queue's method: never without a deadline that cannot come, since None is another path."""
+    """The arguments of the queue's method for a step's."""
     if what == "join":
         return ()
     *item, timeout = arguments
