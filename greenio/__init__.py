@@ -31,7 +31,7 @@ from greenio._errors import (
     RunFinishedError,
     WouldBlock,
 )
-from greenio._queues import LifoQueue, PriorityQueue, Queue, ShutDown, SimpleQueue
+from greenio._queues import LifoQueue, PriorityQueue, Queue, QueueStatistics, ShutDown, SimpleQueue
 from greenio._run import run
 from greenio._scheduler import (
     Clock,
@@ -69,6 +69,7 @@ __all__ = [
     "LifoQueue",
     "PriorityQueue",
     "Queue",
+    "QueueStatistics",
     "RunFinishedError",
     "Scheduler",
     "ShutDown",

@@ -1,8 +1,10 @@
 """_queues.pyx: Queue, LifoQueue, PriorityQueue, SimpleQueue."""
 
+import copy
 import gc
 import inspect
 import os
+import pickle
 import queue as standard
 import random
 import signal
@@ -1190,6 +1192,13 @@ def test_a_destructor_may_put_into_a_simple_queue():
         return queue.get()
 
     assert greenio.run(main) == "dying"
+
+
+@every_kind_and_hooked
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_queue_cannot_be_copied(kind, duplicate):
+    with pytest.raises(TypeError):
+        duplicate(kind())
 
 
 def test_queues_are_generic_in_annotations():
