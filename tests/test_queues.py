@@ -828,6 +828,26 @@ def test_a_hook_that_fails_leaves_the_queue_usable():
     assert greenio.run(main) == [1]
 
 
+def test_a_served_getter_whose_hook_fails_passes_the_item_on():
+    class Failing(HookedQueue):
+        fails = True
+
+        def _get(self):
+            if self.fails:
+                self.fails = False
+                raise ZeroDivisionError
+            return super()._get()
+
+    def main():
+        queue = Failing()
+        first, second = parked(queue.get), parked(queue.get)
+        queue.put("item")
+        wait_all_parked()
+        return outcome(first), outcome(second)
+
+    assert greenio.run(main) == (ZeroDivisionError, "item")
+
+
 def test_hooks_run_one_at_a_time_even_if_they_park():
     inside = []
 
