@@ -33,6 +33,7 @@ MODULES: dict[str, list[str]] = {
     "greenio._scopes": [],
     "greenio._sync": [],
     "greenio._queues": [],
+    "greenio._broadcast": [],
     "greenio._channels": [],
     "greenio._select": [],
     "greenio._task_groups": [],

@@ -21,6 +21,7 @@ if (
     )
 
 from greenio import socket
+from greenio._broadcast import Broadcast, Subscription
 from greenio._errors import (
     Cancelled,
     ChannelClosed,
@@ -30,6 +31,7 @@ from greenio._errors import (
     RunFinishedError,
     WouldBlock,
 )
+from greenio._queues import LifoQueue, PriorityQueue, Queue, QueueStatistics, ShutDown, SimpleQueue
 from greenio._run import run
 from greenio._scheduler import (
     Clock,
@@ -55,6 +57,7 @@ from greenio._scopes import (
 from greenio._time import current_time, sleep, sleep_until
 
 __all__ = [
+    "Broadcast",
     "CancelScope",
     "Cancelled",
     "ChannelClosed",
@@ -63,8 +66,15 @@ __all__ = [
     "Fiber",
     "GreenioError",
     "InternalError",
+    "LifoQueue",
+    "PriorityQueue",
+    "Queue",
+    "QueueStatistics",
     "RunFinishedError",
     "Scheduler",
+    "ShutDown",
+    "SimpleQueue",
+    "Subscription",
     "Timeout",
     "WouldBlock",
     "checkpoint",

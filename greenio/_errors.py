@@ -9,6 +9,7 @@
         DeadlockError         every fiber waits for another one
         RunFinishedError      the run that this belonged to has ended
         InternalError         a bug of greenio's
+      ShutDown                what queue.ShutDown is from Python 3.13 on, for those before it; greenio.ShutDown is the right one
 
 Where a built-in or standard class says it (TimeoutError, OSError with its errno, concurrent.futures.CancelledError for the
 result of a cancelled fiber), that one is raised.
@@ -52,3 +53,7 @@ class RunFinishedError(GreenioError):
 
 class InternalError(GreenioError):
     """A bug of greenio's: please report it with its text."""
+
+
+class ShutDown(Exception):
+    """The queue was shut down. Stands in for queue.ShutDown where the standard library has none."""

@@ -45,6 +45,7 @@ LAYERS: list[tuple[str, str, object]] = [
     ("primitives", "_waiting", ["_switch", "_scheduler"]),
     ("primitives", "_sync", ["_switch", "_scheduler", "_waiting"]),
     ("primitives", "_queues", ["_switch", "_scheduler", "_waiting"]),
+    ("primitives", "_broadcast", ["_switch", "_scheduler", "_waiting", "_queues"]),
     ("primitives", "_channels", ["_switch", "_scheduler", "_waiting"]),
     ("primitives", "_select", ["_switch", "_scheduler", "_time", "_waiting", "pollers/*"]),
     ("primitives", "_scopes", ["_switch", "_scheduler", "_time"]),
