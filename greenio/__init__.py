@@ -21,6 +21,7 @@ if (
     )
 
 from greenio import socket
+from greenio._channels import Channel, ChannelStatistics, receiving, sending
 from greenio._errors import (
     Cancelled,
     ChannelClosed,
@@ -52,12 +53,15 @@ from greenio._scopes import (
     timeout,
     timeout_at,
 )
+from greenio._select import Selected, after, at, readable, select, writable
 from greenio._time import current_time, sleep, sleep_until
 
 __all__ = [
     "CancelScope",
     "Cancelled",
+    "Channel",
     "ChannelClosed",
+    "ChannelStatistics",
     "Clock",
     "DeadlockError",
     "Fiber",
@@ -65,8 +69,11 @@ __all__ = [
     "InternalError",
     "RunFinishedError",
     "Scheduler",
+    "Selected",
     "Timeout",
     "WouldBlock",
+    "after",
+    "at",
     "checkpoint",
     "current_deadline",
     "current_fiber",
@@ -75,7 +82,11 @@ __all__ = [
     "move_on_after",
     "move_on_at",
     "on_big_stack",
+    "readable",
+    "receiving",
     "run",
+    "select",
+    "sending",
     "shield",
     "sleep",
     "sleep_until",
@@ -83,5 +94,6 @@ __all__ = [
     "spawn",
     "timeout",
     "timeout_at",
+    "writable",
     "yield_now",
 ]
