@@ -48,9 +48,23 @@ cdef extern from *:
     #ifndef POLLRDHUP
     #define POLLRDHUP 0x2000   /* Linux; the header shows it with _GNU_SOURCE only */
     #endif
+
+    /* tuple.__new__(type, (first, second)), without looking it up. */
+    static inline PyObject *greenio_pair(PyObject *type, PyObject *first, PyObject *second)
+    {
+        PyObject *made = NULL;
+        PyObject *pair = PyTuple_Pack(2, first, second);
+        PyObject *arguments = pair == NULL ? NULL : PyTuple_Pack(1, pair);
+        if (arguments != NULL)
+            made = PyTuple_Type.tp_new((PyTypeObject *)type, arguments, NULL);
+        Py_XDECREF(arguments);
+        Py_XDECREF(pair);
+        return made;
+    }
     """
     int64_t greenio_select_now_ns() nogil
     const int POLLRDHUP
+    object pair_of "greenio_pair"(object type, object first, object second)
 
 cdef enum:
     FEW = 8                  # cases whose places lie on the stack
@@ -58,6 +72,7 @@ cdef enum:
 Selected = namedtuple("Selected", "index value", module="greenio._select")
 Selected.__doc__ = """What select returns: which case was taken, counted from 0 (-1: the default), and what its operation returned."""
 
+cdef object selected_type = Selected
 cdef uint64_t random_state = 0
 
 
@@ -373,7 +388,7 @@ cdef Case case_of(object thing, Scheduler scheduler):
 
 
 cdef object selected(Py_ssize_t index, object value):
-    return tuple.__new__(Selected, (index, value))
+    return pair_of(selected_type, index, value)
 
 
 cdef object taken(Case case, Py_ssize_t index):
