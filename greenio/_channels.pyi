@@ -1,12 +1,10 @@
 # What _channels.pyx gives to Python. A Channel is generic in its items.
 from types import GenericAlias
-from typing import Any, Final, Generic, NamedTuple, Never, Self, TypeVar, final
+from typing import Any, Generic, NamedTuple, Never, Self, TypeVar, final
 
 from greenio._waiting import Case, Selectable
 
 _Item = TypeVar("_Item")
-
-__pyx_capi__: Final[dict[str, Any]]  # what other extension modules import
 
 class ChannelStatistics(NamedTuple):
     waiting_senders: int

@@ -1,12 +1,9 @@
 # What _select.pyx gives to Python.
 from concurrent.futures import Future
-from types import EllipsisType
-from typing import Any, Final, NamedTuple, Never, Protocol, SupportsFloat, TypeAlias
+from typing import Any, NamedTuple, Never, Protocol, TypeAlias
 
 from greenio._scheduler import Fiber
 from greenio._waiting import Case, Selectable
-
-__pyx_capi__: Final[dict[str, Any]]  # what other extension modules import
 
 class _HasFileno(Protocol):
     def fileno(self) -> int: ...
@@ -14,7 +11,7 @@ class _HasFileno(Protocol):
 _Source: TypeAlias = int | _HasFileno
 
 class Selected(NamedTuple):
-    index: int
+    index: int  # type: ignore[assignment]  # instead of tuple.index
     value: Any
 
 class Prepared(Case): ...
@@ -45,5 +42,5 @@ def seed_select(seed: int | None = None) -> None: ...
 def select(
     *cases: Selectable | Case | Fiber[Any] | Future[Any],
     timeout: float | None = None,
-    default: object | EllipsisType = ...,
+    default: object = ...,
 ) -> Selected: ...

@@ -535,6 +535,7 @@ def select(*cases, timeout=None, default=...):
     cdef int64_t deadline_ns = NEVER
     cdef bint at_once = default is not ...
     cdef bint tried = True
+    cdef bint parks = False
     if scheduler is not None:
         scheduler.check()
     if not cases and timeout is None and not at_once:
@@ -550,6 +551,7 @@ def select(*cases, timeout=None, default=...):
     try:
         index = attempt_any(line_up, places, scheduler)
         if index < 0 and not at_once:
+            parks = True
             for case in line_up:
                 if isinstance(case, Prepared):
                     tried = False
@@ -563,8 +565,8 @@ def select(*cases, timeout=None, default=...):
         for case in line_up:
             if isinstance(case, Prepared):
                 (<Prepared>case).undo()
-        # Also what has not parked counts against the budget, or who asks again and again would starve the others.
-        if scheduler is not None:
+        # Whatever came of it: who asks again and again would starve the others.
+        if scheduler is not None and not parks:
             scheduler.spend()
     if default is not ...:
         return selected(-1, default)

@@ -851,13 +851,17 @@ def test_items_go_with_their_channel():
 
 
 def test_reference_counts_are_as_before():
+    def send_often(channel, item):
+        for _ in range(100):
+            channel.send(item)
+
     def main():
         for capacity in (0, 1, 300):
             channel = Channel(capacity)
             item = Item()
             before = sys.getrefcount(item), sys.getrefcount(channel)
             for _ in range(3):
-                sender = greenio.spawn(lambda: [channel.send(item) for _ in range(100)])
+                sender = greenio.spawn(send_often, channel, item)
                 for _ in range(100):
                     assert channel.receive() is item
                 sender.join()
@@ -867,7 +871,6 @@ def test_reference_counts_are_as_before():
             gc.collect()
             assert (sys.getrefcount(item), sys.getrefcount(channel)) == before
 
-    # Cells count too: whatever refers to them besides is the same before and after.
     greenio.run(main)
 
 
