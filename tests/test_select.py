@@ -14,7 +14,7 @@ from collections import Counter
 from concurrent.futures import CancelledError, Future
 
 import pytest
-from child import run_child
+from child import check_script, run_child
 
 import greenio
 from greenio import Channel, ChannelClosed, Selected, after, at, readable, receiving, select, sending, writable
@@ -1155,3 +1155,15 @@ def test_a_forked_child_finds_nobody_in_line():
         """,
         flags=("-W", "ignore"),
     )
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_item_is_lost_or_doubled(threads):
+    check_script("channels.py", "1", "1000", str(threads))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 3])
+def test_no_item_is_lost_or_doubled_in_a_million_operations(threads):
+    debug_build = hasattr(sys, "gettotalrefcount")
+    check_script("channels.py", "7", "100000" if debug_build else "1000000", str(threads))
