@@ -340,7 +340,9 @@ cdef class Channel(Selectable):
         return f"<greenio.Channel {text}{', closed' if self.closed else ''}>"
 
     cdef Case as_case(self):
-        return receiving(self)
+        cdef Receiving case = Receiving.__new__(Receiving)
+        case.channel = self
+        return case
 
 
 @cython.final
@@ -399,9 +401,7 @@ cdef class Sending(Case):
 
 def receiving(Channel channel not None):
     """A case for `select`: receive from *channel*. Its value is the item. The channel itself, as a case, means the same."""
-    cdef Receiving case = Receiving.__new__(Receiving)
-    case.channel = channel
-    return case
+    return channel.as_case()
 
 
 def sending(Channel channel not None, item):
