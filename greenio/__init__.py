@@ -22,6 +22,7 @@ if (
 
 from greenio import socket
 from greenio._broadcast import Broadcast, Subscription
+from greenio._channels import Channel, ChannelStatistics, receiving, sending
 from greenio._errors import (
     Cancelled,
     ChannelClosed,
@@ -54,13 +55,16 @@ from greenio._scopes import (
     timeout,
     timeout_at,
 )
+from greenio._select import Selected, after, at, readable, select, writable
 from greenio._time import current_time, sleep, sleep_until
 
 __all__ = [
     "Broadcast",
     "CancelScope",
     "Cancelled",
+    "Channel",
     "ChannelClosed",
+    "ChannelStatistics",
     "Clock",
     "DeadlockError",
     "Fiber",
@@ -72,11 +76,14 @@ __all__ = [
     "QueueStatistics",
     "RunFinishedError",
     "Scheduler",
+    "Selected",
     "ShutDown",
     "SimpleQueue",
     "Subscription",
     "Timeout",
     "WouldBlock",
+    "after",
+    "at",
     "checkpoint",
     "current_deadline",
     "current_fiber",
@@ -85,7 +92,11 @@ __all__ = [
     "move_on_after",
     "move_on_at",
     "on_big_stack",
+    "readable",
+    "receiving",
     "run",
+    "select",
+    "sending",
     "shield",
     "sleep",
     "sleep_until",
@@ -93,5 +104,6 @@ __all__ = [
     "spawn",
     "timeout",
     "timeout_at",
+    "writable",
     "yield_now",
 ]

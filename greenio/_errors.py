@@ -40,7 +40,13 @@ class WouldBlock(GreenioError):
 
 
 class ChannelClosed(GreenioError):
-    """The channel is closed, now and for good."""
+    """The channel is closed, now and for good.
+
+    Attributes:
+        index: the number of the case, if a select raised it; else None.
+    """
+
+    index: int | None = None
 
 
 class DeadlockError(GreenioError):
