@@ -34,6 +34,7 @@ from greenio._run import run
 from greenio._scheduler import (
     Clock,
     Fiber,
+    Schedule,
     Scheduler,
     checkpoint,
     current_fiber,
@@ -64,6 +65,7 @@ __all__ = [
     "GreenioError",
     "InternalError",
     "RunFinishedError",
+    "Schedule",
     "Scheduler",
     "Timeout",
     "WouldBlock",
