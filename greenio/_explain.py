@@ -15,6 +15,8 @@ from greenio._scheduler import Fiber, Scheduler, brief_repr, describe_fiber, gro
 MOST_TOLD = 100  # fibers told one by one
 MOST_NAMED = 5  # of a group that waits for the same thing
 MOST_STACKS = 10  # in one cycle
+# What somebody else than the owner, or any one of several, can end.
+NOT_THE_OWNERS = frozenset({"condition wait", "a place in its task group", "a result of a task group"})
 
 Owner = Fiber | int
 
@@ -45,25 +47,28 @@ class Node(NamedTuple):
 Members = dict[int, list[Fiber]]  # by the id of a task group's scope
 
 
-def _owners_of(fiber: Fiber, waiting_on: Any, members: Members) -> tuple[Owner, ...]:
-    if waiting_on is None:
+def _scope_of(waiting_on: Any) -> Any:
+    """The cancel scope of the task group that *waiting_on* is, or itself."""
+    try:
+        return getattr(waiting_on, "cancel_scope", waiting_on)
+    except Exception:
+        return waiting_on
+
+
+def _owners_of(fiber: Fiber, reason: str, waiting_on: Any, members: Members) -> tuple[Owner, ...]:
+    if waiting_on is None or reason in NOT_THE_OWNERS:
         return ()
     if isinstance(waiting_on, Fiber):
         return () if waiting_on.state == "done" else (waiting_on,)
-    if waiting_on is group_of(fiber):
-        return ()  # it waits for its turn, which comes when any of the others ends
-    if id(waiting_on) in members:
-        return tuple(members[id(waiting_on)])
+    scope = _scope_of(waiting_on)
+    if id(scope) in members:
+        return tuple(members[id(scope)])
     try:
         owner = getattr(waiting_on, "owner", None)
         owners = (owner,) if owner is not None else tuple(getattr(waiting_on, "owners", None) or ())
     except Exception:
         return ()
-    return tuple(
-        each
-        for each in owners
-        if isinstance(each, Fiber) or (isinstance(each, int) and not isinstance(each, bool) and each != 0)
-    )
+    return tuple(each for each in owners if isinstance(each, Fiber) or (type(each) is int and each != 0))
 
 
 def _node(fiber: Fiber, members: Members) -> Node:
@@ -72,7 +77,7 @@ def _node(fiber: Fiber, members: Members) -> Node:
         return Node(fiber, fiber.state, "", None, (), 0.0, fiber.spawned_at)
     reason, waiting_on, since = waits
     seconds = max(0.0, fiber.scheduler.time() - since)
-    owners = _owners_of(fiber, waiting_on, members)
+    owners = _owners_of(fiber, reason, waiting_on, members)
     return Node(fiber, "parked", reason, waiting_on, owners, seconds, fiber.spawned_at)
 
 
@@ -232,10 +237,14 @@ def _tell_thing(node: Node) -> str:
     return node.reason if node.waiting_on is None else f"{node.reason} on {brief_repr(node.waiting_on)}"
 
 
+def _is_member(owner: Owner, node: Node) -> bool:
+    return isinstance(owner, Fiber) and group_of(owner) is not None and group_of(owner) is _scope_of(node.waiting_on)
+
+
 def _tell_need(node: Node, owner: Owner) -> str:
     if node.waiting_on is owner:
         return f"{node.reason}: {_tell_owner(owner)}"
-    if isinstance(owner, Fiber) and group_of(owner) is node.waiting_on:
+    if _is_member(owner, node):
         return f"{_tell_thing(node)}, of which {_tell_owner(owner)} is one"
     return f"{_tell_thing(node)}, held by {_tell_owner(owner)}"
 
@@ -244,7 +253,7 @@ def _tell_owners(node: Node) -> str:
     owners = [owner for owner in node.owners if owner is not node.waiting_on]
     if not owners:
         return ""
-    verb = "fibers in it:" if isinstance(owners[0], Fiber) and group_of(owners[0]) is node.waiting_on else "held by"
+    verb = "fibers in it:" if _is_member(owners[0], node) else "held by"
     more = f" and {len(owners) - MOST_NAMED} more" if len(owners) > MOST_NAMED else ""
     return f", {verb} {', '.join(_tell_owner(owner) for owner in owners[:MOST_NAMED])}{more}"
 

@@ -73,11 +73,10 @@ def run(
     scheduler = Scheduler(clock, poller, stack_size, schedule)
     if schedule is not None:
         schedule.begin()
-        seed_select = getattr(_select, "seed_select", None)
-        if seed_select is not None:
-            seed_select(schedule.seed)
     scheduler._open()
     try:
+        if schedule is not None:
+            _seed_select(schedule.seed)
         if dump_signal is not None:
             _dump_signal.install(dump_signal)
         _shorten_switch_interval(switch_interval)
@@ -87,8 +86,16 @@ def run(
             _restore_switch_interval(switch_interval)
             if dump_signal is not None:
                 _dump_signal.remove()
+            if schedule is not None:
+                _seed_select(None)
     finally:
         scheduler._close()
+
+
+def _seed_select(seed: int | None) -> None:
+    seed_select = getattr(_select, "seed_select", None)
+    if seed_select is not None:
+        seed_select(seed)
 
 
 def _dump_signal_wanted(given: int | None) -> int | None:
