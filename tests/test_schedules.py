@@ -116,9 +116,7 @@ def test_a_failing_seed_fails_100_times_of_100(race, failure, schedule):
             replay(race, seed, schedule)
 
 
-@pytest.mark.slow
-@planted
-def test_without_the_race_no_seed_fails(race, failure):
+def test_without_the_race_no_seed_fails():
     def right_update():
         account = [0]
 
