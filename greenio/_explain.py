@@ -145,7 +145,7 @@ class WaitGraph:
                         above = id(work[-1][0])
                         low[above] = min(low[above], low[id(node)])
                     if low[id(node)] == order[id(node)]:
-                        knot = []
+                        knot: list[Node] = []
                         while not knot or knot[-1] is not node:
                             knot.append(stack.pop())
                             inside.discard(id(knot[-1]))
@@ -283,9 +283,12 @@ def remark_on(scheduler: Scheduler) -> str | None:
     if sight["outside_calls"]:
         reasons.append(f"{sight['outside_calls']} calls are out in other OS threads")
     if sight["other_threads"]:
-        reasons.append(f"{sight['other_threads']} other OS threads run Python and may wake a fiber ({_other_threads()})")
-    for number in sight["signals"]:
-        reasons.append(f"a Python handler for {signal_name(number)} is installed and may wake a fiber")
+        reasons.append(
+            f"{sight['other_threads']} other OS threads run Python and may wake a fiber ({_other_threads()})"
+        )
+    reasons.extend(
+        f"a Python handler for {signal_name(number)} is installed and may wake a fiber" for number in sight["signals"]
+    )
     return f"not called a deadlock: {'; '.join(reasons)}" if reasons else None
 
 

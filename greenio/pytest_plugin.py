@@ -66,7 +66,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker(MARK) is not None and not isinstance(item, pytest.Function):
-            item.warn(pytest.PytestWarning(f"greenio runs functions; {item.nodeid} is none and runs as without the mark"))
+            item.warn(
+                pytest.PytestWarning(f"greenio runs functions; {item.nodeid} is none and runs as without the mark")
+            )
 
 
 def read_options(item: pytest.Function) -> Options:
@@ -137,6 +139,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
                 function(**arguments)
         check_no_fiber_left()
 
+    call.__qualname__ = pyfuncitem.name  # how replay's note names it
     if options.schedule is None:
         greenio.run(call, clock=options.clock())
         return True

@@ -80,7 +80,8 @@ class VirtualClock(Clock):
         if patience == 0:
             return 0.0
         if patience is None:
-            if _thread._count() == 0:  # started by Python and alive: without a look at each thread state, as many as fibers
+            # Threads that Python started and that live: without a look at every thread state, each fiber having one.
+            if _thread._count() == 0:
                 return 0.0
             patience = 0.01
         quiet = (deadline_ns, current_scheduler().switch_count)
@@ -176,5 +177,7 @@ def replay(
         raise
     except BaseException as error:
         name = getattr(fn, "__qualname__", None) or repr(fn)
-        error.add_note(f"greenio: failed under {made!r}; again: greenio.testing.replay({name}, seed={seed}), same schedule")
+        error.add_note(
+            f"greenio: failed under {made!r}; again: greenio.testing.replay({name}, seed={seed}), same schedule"
+        )
         raise

@@ -162,7 +162,8 @@ def knot(size):
     """Fibers of which each holds a lock and waits for that of the next, round and round; parked when this returns."""
     locks = [Owned(f"L{index}") for index in range(size)]
     fibers = [
-        greenio.spawn(park_here, "lock acquire", locks[(index + 1) % size], name=f"worker-{index}") for index in range(size)
+        greenio.spawn(park_here, "lock acquire", locks[(index + 1) % size], name=f"worker-{index}")
+        for index in range(size)
     ]
     for lock, fiber in zip(locks, fibers, strict=True):
         lock.owner = fiber
@@ -184,7 +185,13 @@ def test_the_wait_graph_has_a_node_for_each_fiber_and_an_edge_for_each_need():
         assert [node.fiber for node in graph.nodes] == [me, waiter, unowned, joiner, fresh]
         assert graph.edges == [(waiter, me), (joiner, waiter)]
         node = graph.node(waiter)
-        assert (node.state, node.reason, node.waiting_on, node.owners, node.seconds) == ("parked", "lock acquire", held, (me,), 3.0)
+        assert (node.state, node.reason, node.waiting_on, node.owners, node.seconds) == (
+            "parked",
+            "lock acquire",
+            held,
+            (me,),
+            3.0,
+        )
         assert node.spawned_at == waiter.spawned_at
         assert (graph.node(me).state, graph.node(fresh).state) == ("running", "ready")
         assert graph.cycles() == []

@@ -1,6 +1,7 @@
 """_schedules.py, and explore and replay of testing.py: orders made from a seed, and the races that they find."""
 
 from functools import partial
+from itertools import pairwise
 
 import pytest
 
@@ -225,7 +226,7 @@ def test_depth_1_changes_no_priority():
         events = []
         replay(main, seed, partial(PctSchedule, depth=1))
         # Each in one go: whoever is of the highest priority stays it.
-        assert sum(one != other for one, other in zip(events, events[1:], strict=False)) == 2
+        assert sum(one != other for one, other in pairwise(events)) == 2
 
 
 def test_depth_2_changes_one_priority():
@@ -242,11 +243,13 @@ def test_depth_2_changes_one_priority():
     for seed in range(50):
         events = []
         replay(main, seed, partial(PctSchedule, depth=2, steps=20))
-        switches.append(sum(one != other for one, other in zip(events, events[1:], strict=False)))
+        switches.append(sum(one != other for one, other in pairwise(events)))
     assert set(switches) == {1, 2}
 
 
-@pytest.mark.parametrize(("options", "message"), [({"depth": 0}, "depth must be >= 1"), ({"steps": 0}, "steps must be >= 1")])
+@pytest.mark.parametrize(
+    ("options", "message"), [({"depth": 0}, "depth must be >= 1"), ({"steps": 0}, "steps must be >= 1")]
+)
 def test_priority_schedules_refuse_what_makes_no_sense(options, message):
     with pytest.raises(ValueError, match=message):
         PctSchedule(1, **options)
