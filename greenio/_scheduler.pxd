@@ -177,7 +177,7 @@ cdef class Scheduler:
     cdef PyObject *current            # the fiber that runs, borrowed: alive
     cdef int until_look               # switches until timers and the poller are looked at
     cdef int budget                   # operations that may still complete without parking
-    cdef int turn_budget              # and at the start of a turn; 0 under a schedule, which wants to hear of each
+    cdef int turn_budget              # and at the start of a turn; 0 exactly under a schedule, which wants to hear of each
     cdef uint64_t turn_started        # processor ticks when the turn began, or at its first operation; 0: not known yet
     cdef uint64_t last_look           # processor ticks
     cdef Py_ssize_t io_waiting        # fibers parked for a descriptor

@@ -1082,7 +1082,7 @@ cdef class Scheduler:
                 self.look_around()
             if self.ring_head == self.ring_tail:
                 self.idle()
-            if self.schedule is not None:
+            if self.turn_budget == 0:
                 self.choose_next()
             next = self.ring[self.ring_head & self.ring_mask]
             self.ring_head += 1
@@ -1178,7 +1178,7 @@ cdef class Scheduler:
         cdef PyObject *me = self.current
         if self.hosting:
             return
-        if self.schedule is not None:
+        if self.turn_budget == 0:
             self.step(True)
             return
         if self.ring_head == self.ring_tail:
@@ -1209,7 +1209,7 @@ cdef class Scheduler:
         if self.turn_started == 0:
             self.turn_started = greenio_ticks()
         elif self.budget < BUDGET - 1 and (self.budget <= 0 or greenio_ticks() - self.turn_started > ticks_per_ms):
-            if self.schedule is not None:
+            if self.turn_budget == 0:
                 self.step(False)
             else:
                 self.give_way()
@@ -1706,7 +1706,7 @@ def describe_fiber(Fiber fiber not None, str more=""):
     if fiber.spawned_at is not None:
         text += ", spawned at %s:%d" % fiber.spawned_at
     stack = fiber.stack
-    while stack and stack[-1].filename == explainer_file:
+    while stack and stack[len(stack) - 1].filename == explainer_file:
         stack.pop()
     calls = "".join(stack.format())
     if not fiber.core.started:
