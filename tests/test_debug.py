@@ -344,6 +344,105 @@ def test_the_graph_keeps_no_fiber_alive_but_itself():
     assert greenio.run(main, clock=VirtualClock()) is None
 
 
+needs_locks = pytest.mark.skipif(not hasattr(greenio, "Lock"), reason="locks are not built yet")
+needs_groups = pytest.mark.skipif(not hasattr(greenio, "TaskGroup"), reason="task groups are not built yet")
+needs_channels = pytest.mark.skipif(not hasattr(greenio, "Channel"), reason="channels are not built yet")
+
+
+@needs_locks
+@pytest.mark.parametrize("kind", ["Lock", "RLock"])
+def test_locks_taken_in_two_orders_are_a_cycle(kind):
+    def main():
+        here, there = getattr(greenio, kind)(), getattr(greenio, kind)()
+
+        def transfer(first, second):
+            with first:
+                greenio.yield_now()
+                with second:
+                    pass
+
+        one = greenio.spawn(transfer, here, there)
+        other = greenio.spawn(transfer, there, here)
+        wait_all_parked()
+        graph = debug.wait_graph()
+        assert [[node.fiber for node in circle] for circle in graph.cycles()] == [[one, other]]
+        assert graph.node(one).waiting_on is there
+        assert graph.edges == [(one, other), (other, one)]
+
+    greenio.run(main)
+
+
+@needs_locks
+def test_who_waits_for_a_condition_does_not_wait_for_the_holder_of_its_lock():
+    def main():
+        condition = greenio.Condition()
+
+        def wait():
+            with condition:
+                condition.wait()
+
+        waiter = greenio.spawn(wait)
+        wait_all_parked()
+        with condition:
+            assert debug.wait_graph().edges == []
+            condition.notify()
+        waiter.join()
+
+    greenio.run(main)
+
+
+@needs_groups
+def test_a_task_group_whose_fiber_waits_for_its_own_end_is_a_cycle():
+    def main():
+        owner = greenio.current_fiber()
+        graphs = []
+        with greenio.TaskGroup() as group:
+            sleeper = group.spawn(greenio.sleep, 10)
+
+            def child():
+                with greenio.move_on_after(5):
+                    owner.join()
+
+            def look():
+                greenio.sleep(1)
+                graphs.append(debug.wait_graph())
+
+            waiter, looker = group.spawn(child), group.spawn(look)
+        assert graphs[0].node(owner).owners == (sleeper, waiter, looker)
+        assert [[node.fiber for node in circle] for circle in graphs[0].cycles()] == [[owner, waiter]]
+        assert f"of which fiber {waiter.id} ({waiter.name}) is one,\n" in str(graphs[0])
+
+    greenio.run(main, clock=VirtualClock())
+
+
+@needs_locks
+def test_an_event_that_a_signal_handler_sets_is_no_deadlock(on_usr1):
+    def main():
+        stop = greenio.Event()
+        me = greenio.current_fiber()
+        on_usr1(lambda number, frame: stop.set())
+        thread = threading.Thread(target=lambda: (graph_once_parked(me), os.kill(os.getpid(), signal.SIGUSR1)))
+        thread.start()
+        stop.wait()
+        thread.join()
+
+    greenio.run(main)
+
+
+@needs_channels
+def test_a_fiber_that_receives_from_a_plain_thread_is_no_deadlock():
+    def main():
+        channel = greenio.Channel()
+        me = greenio.current_fiber()
+        thread = threading.Thread(target=lambda: (graph_once_parked(me), channel.send("an item")))
+        thread.start()
+        item = channel.receive()
+        thread.join()
+        return item
+
+    assert greenio.run(main) == "an item"
+
+
 # --- deadlock or not -------------------------------------------------------------------------------------------------
 
 

@@ -342,3 +342,20 @@ def test_explore_counts_seeds_and_uses_the_clock_it_is_given():
 
     assert explore(lambda: greenio.sleep(1), range(3), clock=clock) == 3
     assert [each.now_ns() for each in clocks] == [6_000_000_000] * 3
+
+
+@pytest.mark.skipif(not hasattr(greenio, "select"), reason="select is not built yet")
+def test_the_choices_of_select_come_from_the_seed():
+    def main():
+        channels = [greenio.Channel(1) for _ in range(4)]
+        taken = []
+        for _ in range(20):
+            for channel in channels:
+                if not len(channel):
+                    channel.send("an item")
+            taken.append(greenio.select(*channels).index)
+        return tuple(taken)
+
+    assert len({replay(main, 5) for _ in range(5)}) == 1
+    assert len({replay(main, seed) for seed in range(10)}) > 5
+    assert len({greenio.run(main) for _ in range(10)}) > 5  # and do not stay as they were seeded
