@@ -1,7 +1,4 @@
 # What _dump_signal.pyx gives to Python.
-from typing import Any, Final
-
-__pyx_capi__: Final[dict[str, Any]]
 
 def parse_signal(text: str) -> int: ...
 def install(number: int) -> None: ...
