@@ -37,6 +37,7 @@ from greenio._run import run
 from greenio._scheduler import (
     Clock,
     Fiber,
+    Schedule,
     Scheduler,
     checkpoint,
     current_fiber,
@@ -75,6 +76,7 @@ __all__ = [
     "Queue",
     "QueueStatistics",
     "RunFinishedError",
+    "Schedule",
     "Scheduler",
     "Selected",
     "ShutDown",

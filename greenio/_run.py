@@ -1,12 +1,14 @@
 """run(main): an OS thread's scheduler from its first fiber to its last."""
 
 import contextvars
+import os
 import sys
 import threading
 from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple
 
-from greenio._scheduler import Clock, Scheduler
+from greenio import _dump_signal, _select
+from greenio._scheduler import Clock, Schedule, Scheduler
 from greenio._switch import SWAP_LETS_GIL_GO
 from greenio.pollers import Poller
 
@@ -29,6 +31,8 @@ def run(
     clock: Clock | None = None,
     poller: Poller | None = None,
     switch_interval: float | None = DEFAULT_SWITCH_INTERVAL,
+    schedule: Schedule | None = None,
+    dump_signal: int | None = None,
 ) -> _Result:
     """Call main(*args) as the main fiber of this OS thread, and let it spawn others; return what it returns.
 
@@ -45,10 +49,17 @@ def run(
         switch_interval: seconds for sys.setswitchinterval while the run lasts, if shorter than what is set: how long another OS
             thread that computes may keep the GIL from the fibers. None leaves it alone; the default is 0.0005 on CPython 3.12 and
             later, None before. Put back when the last run ends.
+        schedule: which of the ready fibers runs next; None: round robin. Tests pass one of greenio.testing's, made from a seed.
+        dump_signal: a signal, for example signal.SIGUSR1, that writes all fibers, what they wait for and their stacks to the standard
+            error (descriptor 2); only for a run on the main OS thread. If the program sits in a C call that does not let Python
+            handle the signal within a second, faulthandler's plainer dump comes first, of at most 100 fibers. A handler
+            in Python that was there before is called after it, and put back when the run ends. None: GREENIO_DUMP_SIGNAL of the
+            environment ("USR1"), which runs on other OS threads leave alone.
     Returns:
         What main returns.
     Raises:
-        RuntimeError: this OS thread runs fibers already.
+        RuntimeError: this OS thread runs fibers already; or it is not the main one and was given a dump_signal, or other code
+            handles that signal, outside of Python.
         TypeError, ValueError: an argument is wrong; nothing was run.
         SystemExit, KeyboardInterrupt: left any fiber's function, or a signal handler's.
         DeadlockError: all fibers wait and nothing could wake one; raised in main.
@@ -58,16 +69,45 @@ def run(
         raise TypeError(f"run wants a callable and its arguments, not {main!r}")
     if switch_interval is not None and not switch_interval > 0:
         raise ValueError(f"switch_interval must be > 0 seconds or None, not {switch_interval!r}")
-    scheduler = Scheduler(clock, poller, stack_size)
+    dump_signal = _dump_signal_wanted(dump_signal)
+    scheduler = Scheduler(clock, poller, stack_size, schedule)
+    if schedule is not None:
+        schedule.begin()
     scheduler._open()
     try:
+        if schedule is not None:
+            _seed_select(schedule.seed)
+        if dump_signal is not None:
+            _dump_signal.install(dump_signal)
         _shorten_switch_interval(switch_interval)
         try:
             return _run_main(scheduler, main, args)
         finally:
             _restore_switch_interval(switch_interval)
+            if dump_signal is not None:
+                _dump_signal.remove()
+            if schedule is not None:
+                _seed_select(None)
     finally:
         scheduler._close()
+
+
+def _seed_select(seed: int | None) -> None:
+    seed_select = getattr(_select, "seed_select", None)
+    if seed_select is not None:
+        seed_select(seed)
+
+
+def _dump_signal_wanted(given: int | None) -> int | None:
+    if given is not None:
+        return int(given)
+    text = os.environ.get("GREENIO_DUMP_SIGNAL")
+    if not text or threading.current_thread() is not threading.main_thread():
+        return None
+    try:
+        return _dump_signal.parse_signal(text)
+    except ValueError as error:
+        raise ValueError(f"GREENIO_DUMP_SIGNAL: {error}") from None
 
 
 def _run_main(scheduler: Scheduler, main: Callable[[*_Arguments], _Result], args: tuple[*_Arguments]) -> _Result:

@@ -103,6 +103,13 @@ cdef class Clock:
     cpdef int64_t wait_ns(self, int64_t deadline_ns) except? -1
 
 
+cdef class Schedule:
+    # Which of the ready fibers runs next, in place of round robin: see greenio.testing. Asked at every checkpoint, park and end.
+    # `ready`: at least one, as they became ready; `running`: the last of them, if it stands at a checkpoint and may go on, else
+    # None; `yielded`: it asked the others to go first. Must return one of `ready`. Must not park.
+    cpdef object choose(self, list ready, Fiber running, bint yielded)
+
+
 cdef class Fiber(BaseFiber):
     cdef object __weakref__
     cdef readonly Scheduler scheduler
@@ -165,6 +172,7 @@ cdef class Scheduler:
     cdef PyObject *current            # the fiber that runs, borrowed: alive
     cdef int until_look               # switches until timers and the poller are looked at
     cdef int budget                   # operations that may still complete without parking
+    cdef int turn_budget              # and at the start of a turn; 0 exactly under a schedule, which wants to hear of each
     cdef uint64_t turn_started        # processor ticks when the turn began, or at its first operation; 0: not known yet
     cdef uint64_t last_look           # processor ticks
     cdef Py_ssize_t io_waiting        # fibers parked for a descriptor
@@ -172,6 +180,8 @@ cdef class Scheduler:
 
     cdef greenio_timers timers
     cdef readonly Clock clock         # None: CLOCK_MONOTONIC
+    cdef readonly Schedule schedule   # None: round robin
+    cdef bint chosen                  # the schedule has been asked: the first in the run queue is next
     cdef readonly Poller poller
     cdef int64_t seen_ns              # the clock at the last look
     cdef readonly Fiber main
@@ -213,6 +223,10 @@ cdef class Scheduler:
     cdef PyObject *next_ready(self, size_t own_stack_bytes) noexcept
     cdef void switch_out(self, PyObject *me) noexcept
     cdef void push(self, PyObject *fiber) noexcept
+    cdef void step(self, bint yields) noexcept
+    cdef void choose_next(self) noexcept
+    cdef int bring_forward(self, object fiber) except -1
+    cdef list ready_fibers(self)
     cdef void look_around(self) noexcept
     cdef void fire_timers(self) except *
     cdef void idle(self) noexcept

@@ -150,6 +150,29 @@ cdef class Clock:
         return max(0, deadline_ns - self.now_ns())
 
 
+cdef class Schedule:
+    """Which of the ready fibers runs next; subclasses replace round robin in tests: `run(main, schedule=…)`.
+
+    Attributes:
+        seed: an int for what else greenio leaves to chance while the run lasts, such as which of several ready cases select takes.
+    """
+
+    seed = 0
+
+    def begin(self):
+        """A run under it begins."""
+
+    cpdef object choose(self, list ready, Fiber running, bint yielded):
+        """The fiber to run now, one of *ready*. Called at every checkpoint, park and end of a fiber; must not park.
+
+        Args:
+            ready: at least one, in the order in which they became ready.
+            running: the last of them, if it stands at a checkpoint and may go on; None: it has parked or ended.
+            yielded: it asked that the others go first, by yield_now or sleep(0).
+        """
+        return ready[0]
+
+
 cdef inline bint comes_first(int64_t limit_ns, int64_t deadline_ns) noexcept:
     # NEVER is the greatest unsigned number. At the same moment, the limit: whoever gets both was not done in time.
     return limit_ns != NEVER and <uint64_t>limit_ns <= <uint64_t>deadline_ns
@@ -546,7 +569,7 @@ cdef class Fiber(BaseFiber):
         cdef PyObject *next
         self.end()
         next = scheduler.next_ready(self.stack_bytes)
-        scheduler.budget = BUDGET
+        scheduler.budget = scheduler.turn_budget
         (<Fiber>next).run_state = RUNNING
         scheduler.current = next
         scheduler.watched.switches += 1
@@ -688,6 +711,7 @@ cdef class Scheduler:
         clock: the Clock that run was given, or None for CLOCK_MONOTONIC.
         poller: the Poller that it waits in.
         stack_bytes: usable C stack of a fiber that spawn gives no other size.
+        schedule: the Schedule that run was given, or None for round robin.
     """
 
     def __cinit__(self):
@@ -698,12 +722,18 @@ cdef class Scheduler:
         self.ring_mask = RING_START - 1
         self.until_look = LOOK_EVERY
         self.budget = BUDGET
+        self.turn_budget = BUDGET
         self.watches = {}
         self.failed = []
         self.failed_room = FAILED_ROOM
 
-    def __init__(self, Clock clock=None, Poller poller=None, stack_size=None):
+    def __init__(self, Clock clock=None, Poller poller=None, stack_size=None, Schedule schedule=None):
         self.clock = clock
+        self.schedule = schedule
+        if schedule is not None:
+            self.turn_budget = 0
+            self.budget = 0
+            self.turn_started = 1
         self.stack_bytes = checked_stack_bytes(stack_size)
         self.poller = DefaultPoller() if poller is None else poller
 
@@ -987,6 +1017,62 @@ cdef class Scheduler:
         self.ring_tail = count
         return 0
 
+    # --- under a schedule. Nothing here goes by the time that a turn takes, which no seed would bring back.
+
+    cdef void step(self, bint yields) noexcept:
+        # The current fiber stands at a checkpoint.
+        cdef PyObject *me = self.current
+        if self.hosting:
+            return
+        self.look_around()
+        ready = self.ready_fibers()
+        ready.append(<Fiber>me)
+        self.hosting = True
+        try:
+            fiber = self.schedule.choose(ready, <Fiber>me, yields)
+            if fiber is not <Fiber>me:
+                self.bring_forward(fiber)
+                self.chosen = True
+        except BaseException as error:
+            self.throw_into_main(error)
+        self.hosting = False
+        if self.chosen:
+            self.push(me)
+            self.switch_out(me)
+        elif self.watched.signals is not NULL:
+            bring_requests(self.watched.signals)
+
+    cdef void choose_next(self) noexcept:
+        # The current fiber has parked or ended.
+        cdef bint hosting = self.hosting
+        self.until_look = 0
+        self.turn_started = 1
+        if self.chosen:
+            self.chosen = False
+            return
+        self.hosting = True
+        try:
+            self.bring_forward(self.schedule.choose(self.ready_fibers(), None, False))
+        except BaseException as error:
+            self.throw_into_main(error)
+        self.hosting = hosting
+
+    cdef list ready_fibers(self):
+        return [<Fiber>self.ring[index & self.ring_mask] for index in range(self.ring_head, self.ring_tail)]
+
+    cdef int bring_forward(self, object fiber) except -1:
+        # To the head of the run queue, the order of the others kept.
+        cdef size_t index = self.ring_head
+        while index != self.ring_tail and self.ring[index & self.ring_mask] is not <PyObject *>fiber:
+            index += 1
+        if index == self.ring_tail:
+            raise ValueError(f"{self.schedule!r} chose {fiber!r}, which is none of those that are ready")
+        while index != self.ring_head:
+            self.ring[index & self.ring_mask] = self.ring[(index - 1) & self.ring_mask]
+            index -= 1
+        self.ring[index & self.ring_mask] = <PyObject *>fiber
+        return 0
+
     cdef PyObject *next_ready(self, size_t own_stack_bytes) noexcept:
         # The next fiber to run, taken from the queue and able to be switched to. One that was never run gets its stack here, unless
         # `own_stack_bytes` says that the caller, who ends, has a fitting one to leave it.
@@ -1002,6 +1088,8 @@ cdef class Scheduler:
                 self.look_around()
             if self.ring_head == self.ring_tail:
                 self.idle()
+            if self.turn_budget == 0:
+                self.choose_next()
             next = self.ring[self.ring_head & self.ring_mask]
             self.ring_head += 1
             if self.ring_tail - self.ring_head > FETCH_FIBER:
@@ -1048,7 +1136,7 @@ cdef class Scheduler:
 
     cdef void switch_out(self, PyObject *me) noexcept:
         cdef PyObject *next = self.next_ready(0)
-        self.budget = BUDGET
+        self.budget = self.turn_budget
         (<Fiber>next).run_state = RUNNING
         if next is me:
             recover_stack(&(<Fiber>me).core)
@@ -1097,6 +1185,9 @@ cdef class Scheduler:
         cdef PyObject *me = self.current
         if self.hosting:
             return
+        if self.turn_budget == 0:
+            self.step(True)
+            return
         if self.ring_head == self.ring_tail:
             self.budget = BUDGET
             self.turn_started = 0
@@ -1125,7 +1216,10 @@ cdef class Scheduler:
         if self.turn_started == 0:
             self.turn_started = greenio_ticks()
         elif self.budget < BUDGET - 1 and (self.budget <= 0 or greenio_ticks() - self.turn_started > ticks_per_ms):
-            self.give_way()
+            if self.turn_budget == 0:
+                self.step(False)
+            else:
+                self.give_way()
 
     cdef int raise_interrupt(self, Fiber me) except -1:
         cdef object exception
@@ -1298,21 +1392,35 @@ cdef class Scheduler:
 
     cdef bint is_deadlocked(self) except -1:
         # Whether nothing is left that could wake a fiber, given that none is ready and no timer, descriptor or call is waited for.
-        if foreign_states(self.main.core.thread_state) > 0:
-            return False
-        for number in signal.valid_signals():
-            handler = signal.getsignal(number)
-            if callable(handler) and handler is not signal.default_int_handler:
-                return False
-        return True
+        return foreign_states(self.main.core.thread_state) == 0 and not handled_signals()
 
     cdef object deadlock_text(self):
-        waiting = self.fibers()
-        lines = [f"all {len(waiting)} fibers wait, and nothing is left that could wake one:"]
-        lines.extend(describe_fiber(fiber) for fiber in waiting[:100])
-        if len(waiting) > 100:
-            lines.append(f"... and {len(waiting) - 100} more")
-        return "\n".join(lines)
+        if deadlock_explainer is not None:
+            try:
+                return deadlock_explainer(self)
+            except Exception as error:
+                log().error("a deadlock could not be explained", exc_info=error)
+        return "\n".join([describe_fiber(fiber) for fiber in self.fibers()])
+
+    def outlook(self):
+        """What could still make a fiber ready, as a dict, for those who explain why nothing happens.
+
+        Returns:
+            ready: fibers in the run queue; running: whether one runs Python code now; timers: armed ones; next_timer: seconds until
+            the first is due, or None; descriptors: fibers that wait for one; outside_calls: not yet answered; other_threads: how many
+            other Python threads live; signals: numbers that have a handler in Python.
+        """
+        cdef Fiber fiber
+        running = False
+        for fiber in self.fibers():
+            running = running or fiber.run_state == RUNNING
+        timers = self.timer_count
+        next_timer = (self.timers[0].deadline_ns - self.now()) / 1e9 if timers else None
+        return {
+            "ready": self.ring_tail - self.ring_head, "running": running, "timers": timers, "next_timer": next_timer,
+            "descriptors": self.io_waiting, "outside_calls": self.outside_calls,
+            "other_threads": 0 if self.closed else foreign_states(self.main.core.thread_state), "signals": handled_signals(),
+        }
 
     def wait_all_parked(self):
         """Park the current fiber until every other one is parked, and no descriptor that is waited for is ready.
@@ -1506,8 +1614,46 @@ cdef void number(Fiber fiber) noexcept:
     (<BaseFiber>fiber).id = fibers_made
 
 
-cdef object brief_repr(object thing):
-    # For dumps, which must not fail for what a program's own __repr__ does.
+cdef object deadlock_explainer = None      # explain(scheduler) -> str
+cdef object explainer_file = None          # its calls stand on top of the stack of the fiber that hosts the idle loop, and explain nothing
+cdef list quiet_handlers = []              # of signals, but waking no fiber
+
+
+def explain_deadlocks_by(fn):
+    """From now on fn(scheduler) gives the text of a DeadlockError."""
+    global deadlock_explainer, explainer_file
+    deadlock_explainer = fn
+    explainer_file = fn.__code__.co_filename
+
+
+def keep_quiet_handler(handler, bint quiet):
+    """*handler*, a signal handler in Python, wakes no fiber (*quiet*): it keeps no deadlock from being one. Or: forget that."""
+    cdef Py_ssize_t index
+    if quiet:
+        quiet_handlers.append(handler)
+        return
+    for index in range(len(quiet_handlers)):
+        if quiet_handlers[index] is handler:
+            del quiet_handlers[index]
+            return
+
+
+def handled_signals():
+    """Numbers of the signals whose handler in Python could wake a fiber; that of SIGINT that Python itself installs could not."""
+    found = []
+    for number in signal.valid_signals():
+        handler = signal.getsignal(number)
+        if callable(handler) and handler is not signal.default_int_handler:
+            for quiet in quiet_handlers:
+                if quiet is handler:
+                    break
+            else:
+                found.append(int(number))
+    return sorted(found)
+
+
+def brief_repr(thing):
+    """repr(thing), shortened; says so if that raises. For dumps, which must not fail for what a program's own __repr__ does."""
     try:
         text = repr(thing)
     except Exception as error:
@@ -1515,8 +1661,13 @@ cdef object brief_repr(object thing):
     return text if len(text) <= REPR_ROOM else text[:REPR_ROOM] + "..."
 
 
-def describe_fiber(Fiber fiber not None):
-    """A few lines: which fiber, what it waits for and since when, where it was spawned, its Python stack."""
+def group_of(Fiber fiber not None):
+    """The scope of the task group that *fiber* was spawned into, or None."""
+    return fiber.born_in
+
+
+def describe_fiber(Fiber fiber not None, str more=""):
+    """A few lines: which fiber, what it waits for and since when, *more*, where it was spawned, its Python stack."""
     waits = fiber.waits_for
     text = f"Fiber {fiber.id} ({fiber.name}), "
     if waits is None:
@@ -1527,9 +1678,13 @@ def describe_fiber(Fiber fiber not None):
         if waiting_on is not None:
             text += f": {brief_repr(waiting_on)}" if not isinstance(waiting_on, Fiber) else f": {waiting_on.id} ({waiting_on.name})"
         text += f", for {max(0.0, fiber.scheduler.time() - since):.3f} s"
+    text += more
     if fiber.spawned_at is not None:
         text += ", spawned at %s:%d" % fiber.spawned_at
-    calls = "".join(fiber.stack.format())
+    stack = fiber.stack
+    while stack and stack[len(stack) - 1].filename == explainer_file:
+        stack.pop()
+    calls = "".join(stack.format())
     if not fiber.core.started:
         return text + ", not begun\n"
     return f"{text}\n{calls}"

@@ -1,25 +1,39 @@
-"""What the program is doing: every fiber with its stack and what it waits for, and the memory that stacks take."""
+"""What the program is doing: every fiber with its stack, who waits for whom, and the memory that stacks take.
+
+From outside, ``run(main, dump_signal=signal.SIGUSR1)`` or GREENIO_DUMP_SIGNAL=USR1 in the environment make ``kill -USR1`` write
+the same to the standard error, even while a fiber sits in a C call: see greenio.run.
+"""
 
 import sys
 from typing import Any, TextIO
 
 from greenio import _scheduler, _switch
-from greenio._scheduler import Fiber, describe_fiber
+from greenio._explain import Node, WaitGraph, format_stacks, wait_graph_of
+from greenio._explain import live_fibers as fibers
 
-__all__ = ["dump", "fibers", "format_stacks", "set_stack_pool", "stack_stats"]
+__all__ = [
+    "Node",
+    "WaitGraph",
+    "dump",
+    "fibers",
+    "format_stacks",
+    "set_stack_pool",
+    "stack_stats",
+    "wait_graph",
+]
 
 
-def fibers() -> list[Fiber]:
-    """Every fiber that has not ended, of all OS threads' schedulers, oldest first within each."""
-    return [fiber for scheduler in _scheduler.live_schedulers() for fiber in scheduler.fibers()]
+def wait_graph() -> WaitGraph:
+    """Who waits for whom, now: a node for each fiber that has not ended, of all OS threads' runs.
 
+    Works from any fiber and any OS thread, and needs no deadlock: ``wait_graph().cycles()`` finds the fibers that wait for one
+    another in a circle while others go on. An object that fibers wait on says who must act first by an attribute `owner` (a
+    Fiber, or an OS thread's ident) or `owners` (several, all of them needed); greenio's locks do, and so may yours.
 
-def format_stacks() -> str:
-    """A text for a person: each fiber, what it waits for and since when, where it was spawned, and its Python stack."""
-    alive = fibers()
-    if not alive:
-        return "no fibers\n"
-    return "\n".join(describe_fiber(fiber) for fiber in alive)
+    Returns:
+        A WaitGraph; str() of it is a text for a person.
+    """
+    return wait_graph_of(_scheduler.live_schedulers())
 
 
 def dump(file: TextIO | None = None) -> None:

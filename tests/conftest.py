@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
+pytest_plugins = ["pytester"]
+
 
 def open_descriptors() -> dict[int, str]:
     descriptors = {}

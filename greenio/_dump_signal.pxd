@@ -1,0 +1,1 @@
+# _dump_signal.pxd: nothing here is for other extension modules.
