@@ -1414,8 +1414,8 @@ cdef class Scheduler:
         running = False
         for fiber in self.fibers():
             running = running or fiber.run_state == RUNNING
-        timers = self.timer_count
-        next_timer = (self.timers[0].deadline_ns - self.now()) / 1e9 if timers else None
+        timers = self.timers.count
+        next_timer = (greenio_timers_deadline(&self.timers) - self.now()) / 1e9 if timers else None
         return {
             "ready": self.ring_tail - self.ring_head, "running": running, "timers": timers, "next_timer": next_timer,
             "descriptors": self.io_waiting, "outside_calls": self.outside_calls,
