@@ -7,6 +7,7 @@ and the next one runs.
 
 import platform as _platform
 import sys as _sys
+from threading import BrokenBarrierError, local
 
 if (
     _sys.platform != "linux"
@@ -52,19 +53,28 @@ from greenio._scopes import (
     timeout,
     timeout_at,
 )
+from greenio._sync import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
 from greenio._time import current_time, sleep, sleep_until
 
 __all__ = [
+    "Barrier",
+    "BoundedSemaphore",
+    "BrokenBarrierError",
     "CancelScope",
     "Cancelled",
     "ChannelClosed",
     "Clock",
+    "Condition",
     "DeadlockError",
+    "Event",
     "Fiber",
     "GreenioError",
     "InternalError",
+    "Lock",
+    "RLock",
     "RunFinishedError",
     "Scheduler",
+    "Semaphore",
     "Timeout",
     "WouldBlock",
     "checkpoint",
@@ -72,6 +82,7 @@ __all__ = [
     "current_fiber",
     "current_scheduler",
     "current_time",
+    "local",
     "move_on_after",
     "move_on_at",
     "on_big_stack",
