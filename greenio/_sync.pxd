@@ -38,12 +38,12 @@ cdef class OwnedLock(Selectable):
 
 
 cdef class Lock(OwnedLock):
-    cdef int enter(self, Scheduler scheduler) except -1       # 1: acquired without waiting, 0: it has to wait
+    cdef bint enter(self, Scheduler scheduler) except -1      # True: acquired without waiting; False: it has to wait
     cdef int leave(self) except -1                            # release
 
 
 cdef class RLock(OwnedLock):
-    cdef int enter(self, Scheduler scheduler) except -1
+    cdef bint enter(self, Scheduler scheduler) except -1
     cdef int leave(self) except -1
 
 

@@ -106,7 +106,7 @@ cdef Outcome keep_waiting(Waiter *waiter, Scheduler scheduler, object reason, ob
 cdef str described(object self, str state, Line *line):
     cdef Py_ssize_t count = line_length(line)
     waiting = f", {count} waiting" if count else ""
-    return f"<greenio.{type(self).__name__} at {<size_t><PyObject *>self:#x} {state}{waiting}>"
+    return f"<greenio.{type(self).__name__} at {<size_t><PyObject *>self:#x}: {state}{waiting}>"
 
 
 # --- events ----------------------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ cdef class Event(Selectable):
         return case
 
     def __repr__(self):
-        return described(self, "set" if self.flag else "not set", &self.line)
+        return described(self, "set" if self.flag else "unset", &self.line)
 
 
 @cython.final
@@ -211,8 +211,22 @@ cdef class OwnedLock(Selectable):
         """Whether anybody holds it."""
         return self.holder is not None
 
+    # What threading.Condition asks of a lock.
+
     def _is_owned(self):
         return is_mine(self.holder, current_scheduler_or_none())
+
+    def _recursion_count(self):
+        return self.depth if is_mine(self.holder, current_scheduler_or_none()) else 0
+
+    def _release_save(self):
+        cdef Py_ssize_t depth = self.depth
+        self.require_owner(current_scheduler_or_none(), "release")
+        self.hand_over()
+        return depth
+
+    def _acquire_restore(self, Py_ssize_t depth):
+        self.take_back(current_scheduler_or_none(), depth)
 
     def _at_fork_reinit(self):
         self.holder = None
@@ -280,7 +294,11 @@ cdef class OwnedLock(Selectable):
             f"not {spell(my_name(scheduler))}")
 
     def __repr__(self):
-        return described(self, "unlocked" if self.holder is None else f"locked by {spell(self.holder)}", &self.line)
+        cdef Py_ssize_t count = line_length(&self.line)
+        state = "unlocked" if self.holder is None else "locked"
+        held = "" if self.holder is None else f" by {spell(self.holder)}"
+        waiting = f", {count} waiting" if count else ""
+        return f"<{state} greenio.{type(self).__name__} object at {<size_t><PyObject *>self:#x}{held}{waiting}>"
 
 
 @cython.final
@@ -291,17 +309,17 @@ cdef class Lock(OwnedLock):
     waited longest. For `select`, a Lock stands for its acquire.
     """
 
-    cdef int enter(self, Scheduler scheduler) except -1:
+    cdef bint enter(self, Scheduler scheduler) except -1:
         if scheduler is not None:
             scheduler.check()
             if self.holder is None:
                 self.holder = <Fiber>scheduler.current
                 scheduler.spend()
-                return 1
+                return True
         elif self.holder is None:
             self.holder = PyThread_get_thread_ident()
-            return 1
-        return 0
+            return True
+        return False
 
     cdef int leave(self) except -1:
         cdef Scheduler scheduler = current_scheduler_or_none()
@@ -357,7 +375,7 @@ cdef class RLock(OwnedLock):
     For `select`, an RLock stands for its acquire.
     """
 
-    cdef int enter(self, Scheduler scheduler) except -1:
+    cdef bint enter(self, Scheduler scheduler) except -1:
         if scheduler is not None:
             scheduler.check()
         if self.holder is None:
@@ -366,10 +384,10 @@ cdef class RLock(OwnedLock):
         elif is_mine(self.holder, scheduler):
             self.depth += 1
         else:
-            return 0
+            return False
         if scheduler is not None:
             scheduler.spend()
-        return 1
+        return True
 
     cdef int leave(self) except -1:
         cdef Scheduler scheduler = current_scheduler_or_none()
@@ -412,20 +430,6 @@ cdef class RLock(OwnedLock):
 
     def __exit__(self, exception_type, exception, traceback):
         self.leave()
-
-    # What threading.Condition and the tests of threading ask of a lock.
-
-    def _recursion_count(self):
-        return self.depth if is_mine(self.holder, current_scheduler_or_none()) else 0
-
-    def _release_save(self):
-        cdef Py_ssize_t depth = self.depth
-        self.require_owner(current_scheduler_or_none(), "release")
-        self.hand_over()
-        return depth
-
-    def _acquire_restore(self, Py_ssize_t depth):
-        self.take_back(current_scheduler_or_none(), depth)
 
     cdef Case as_case(self):
         cdef LockCase case = LockCase.__new__(LockCase)
@@ -729,11 +733,23 @@ cdef class Condition:
         self.lock.require_owner(current_scheduler_or_none(), "notify on")
         serve_all(&self.line, 0)
 
+    def _is_owned(self):
+        return self.lock._is_owned()
+
+    def _recursion_count(self):
+        return self.lock._recursion_count()
+
+    def _release_save(self):
+        return self.lock._release_save()
+
+    def _acquire_restore(self, Py_ssize_t depth):
+        self.lock._acquire_restore(depth)
+
     def _at_fork_reinit(self):
         self.lock._at_fork_reinit()
 
     def __repr__(self):
-        return described(self, f"with {self.lock!r}", &self.line)
+        return described(self, repr(self.lock), &self.line)
 
 
 # --- barriers --------------------------------------------------------------------------------------------------------
@@ -884,4 +900,4 @@ cdef class Barrier:
     def __repr__(self):
         if self.is_broken:
             return described(self, "broken", &self.line)
-        return described(self, f"{self.n_waiting}/{self.parties} there", &self.outside)
+        return described(self, f"waiters={self.n_waiting}/{self.parties}", &self.outside)
