@@ -31,7 +31,8 @@ cdef class OwnedLock(Selectable):
     cdef bint stand(self, Scheduler scheduler, int64_t deadline_ns) except -1
     # The owner gives it up, however deep.
     cdef void hand_over(self) noexcept
-    # The caller owns it again when this ends, whatever happens meanwhile: cancellation waits, what was thrown in is raised at the end.
+    # The caller owns it again when this ends: cancellation waits, what is thrown in meanwhile is raised at the end. Not so after a
+    # DeadlockError, or a second exception.
     cdef int take_back(self, Scheduler scheduler, Py_ssize_t depth) except -1
     # RuntimeError: the caller is not the owner.
     cdef int require_owner(self, Scheduler scheduler, str what) except -1

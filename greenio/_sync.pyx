@@ -6,13 +6,15 @@
 # Not taken: giving a lock back as free, for whoever runs first. That is a switch less when one fiber releases and acquires in
 # a loop, and lets it keep the others out for ever. Nor moving a notified waiter from the condition's line to the lock's: with
 # fibers, whoever notified has left its `with` block as a rule before the waiter runs.
-from threading import TIMEOUT_MAX, BrokenBarrierError
+import threading
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport PyObject
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
+
+from greenio._errors import DeadlockError
 
 from greenio._scheduler cimport NEVER, Fiber, Scheduler, current_scheduler_or_none
 from greenio._waiting cimport (
@@ -25,7 +27,7 @@ cdef extern from "Python.h":
     unsigned long PyLong_AsUnsignedLong(object value) except? -1
 
 cdef object FOR_EVER = -1             # acquire's timeout in locks; small ints are singletons, any other spelling is parsed
-cdef double LONGEST = TIMEOUT_MAX     # seconds, as threading has it
+cdef double LONGEST = threading.TIMEOUT_MAX     # seconds, as threading has it
 
 
 # --- callers and timeouts --------------------------------------------------------------------------------------------
@@ -272,16 +274,23 @@ cdef class OwnedLock(Selectable):
         cdef object error = None
         cdef Fiber me = None if scheduler is None else <Fiber>scheduler.current
         cdef bint taken = False
+        cdef bint give_up
         if me is not None:
             me.shield += 1
         while not taken:
             try:
                 taken = self.stand(scheduler, NEVER)
-            except BaseException as caught:  # thrown into the fiber, or by a signal handler: not before the lock is held
+            except BaseException as caught:
+                # Thrown into the fiber, or raised by a signal handler. A second Ctrl-C means it, and who waits for a lock that nobody
+                # can release has to be told.
+                give_up = error is not None or isinstance(caught, DeadlockError)
                 error = caught
+                if give_up:
+                    break
         if me is not None:
             me.shield -= 1
-        self.depth = depth
+        if taken:
+            self.depth = depth
         if error is not None:
             raise error
         return 0
@@ -639,7 +648,8 @@ cdef class Condition:
     def wait(self, timeout=None):
         """Release the lock, park until notified, and acquire the lock again, as deep as it was.
 
-        The lock is held afterwards however this ends: acquiring it again takes the time it takes, and cancellation waits for it.
+        The lock is held afterwards however this ends: acquiring it again takes the time it takes, and cancellation waits for it, as
+        does a KeyboardInterrupt. Only a second one, or a DeadlockError, is raised without the lock.
         Nobody but a notify wakes a waiter; still, what it waits for may be gone again when it runs: use `wait_for`.
 
         Args:
@@ -813,7 +823,7 @@ cdef class Barrier:
             if outcome == TOO_LATE and self.acting:
                 self.break_outside()
         if self.is_broken:
-            raise BrokenBarrierError(f"the barrier is broken: {self!r}")
+            raise threading.BrokenBarrierError(f"the barrier is broken: {self!r}")
         index = line_length(&self.line)
         if index + 1 >= self.parties:
             self.arrive_last()
@@ -838,9 +848,9 @@ cdef class Barrier:
             if place.outcome == UNDECIDED and not self.acting:
                 self.break_up()
         if place.outcome == UNDECIDED:
-            raise BrokenBarrierError(f"not all {self.parties} came within {seconds} seconds: the barrier is broken")
+            raise threading.BrokenBarrierError(f"not all {self.parties} came within {seconds} seconds: the barrier is broken")
         if place.outcome == BROKEN:
-            raise BrokenBarrierError("the barrier broke, or was reset, while this one waited")
+            raise threading.BrokenBarrierError("the barrier broke, or was reset, while this one waited")
         return index
 
     cdef int arrive_last(self) except -1:
@@ -856,7 +866,7 @@ cdef class Barrier:
             self.acting = False
             serve_all(&self.outside, 0)
             if self.spoiled:
-                raise BrokenBarrierError("the barrier was aborted or reset during its action")
+                raise threading.BrokenBarrierError("the barrier was aborted or reset during its action")
         self.settle(PASSED)
         return 0
 

@@ -25,12 +25,6 @@ def wait_on(condition, timeout=None):
             assert condition.owner is greenio.current_fiber()
 
 
-def until(is_true):
-    """For what an OS thread does; it has no other way to say that it is blocked."""
-    while not is_true():
-        greenio.sleep(0.001)
-
-
 # --- Condition: working ----------------------------------------------------------------------------------------------
 
 
@@ -336,21 +330,34 @@ def test_a_cancelled_fiber_does_not_begin_to_wait():
     greenio.run(main)
 
 
-def test_an_interrupt_while_the_lock_is_taken_back_is_raised_once_it_is_held():
-    run_child(
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [(1, ["released", "held", "interrupted"]), (2, ["not held", "KeyboardInterrupt"])],
+)
+def test_an_interrupt_waits_until_the_lock_is_taken_back_and_a_second_one_does_not(times, expected):
+    child = run_child(
         """
-        import os, signal
+        import signal, sys
         import greenio
-        from greenio.testing import wait_all_parked
+        from greenio.testing import VirtualClock
 
         condition = greenio.Condition()
+
+        times = int(sys.argv[1])
+
+        class Interrupting(VirtualClock):
+            def wait_ns(self, deadline_ns):      # nothing runs: main is to be interrupted
+                global times
+                if times:
+                    times -= 1
+                    signal.raise_signal(signal.SIGINT)
+                return super().wait_ns(deadline_ns)
 
         def holder():
             with condition:
                 condition.notify()
                 greenio.yield_now()              # main wakes, and waits for the lock
-                os.kill(os.getpid(), signal.SIGINT)
-                greenio.sleep(0.02)
+                greenio.sleep(1)
                 print("released")
 
         def main():
@@ -359,16 +366,45 @@ def test_an_interrupt_while_the_lock_is_taken_back_is_raised_once_it_is_held():
                 try:
                     condition.wait()
                 finally:
-                    assert condition.owner is greenio.current_fiber()
-                    print("held")
+                    print("held" if condition.owner is greenio.current_fiber() else "not held")
 
         try:
-            greenio.run(main)
+            greenio.run(main, clock=Interrupting())
         except KeyboardInterrupt:
             print("interrupted")
+        except RuntimeError as error:            # the with block has nothing to release
+            print(type(error.__context__).__name__)
         assert not condition.locked()
+        """,
+        str(times),
+    )
+    assert child.stdout.splitlines() == expected
+
+
+def test_a_deadlock_is_told_to_whoever_takes_a_lock_back_that_nobody_will_release():
+    child = run_child(
         """
-    ).stdout.split() == ["released", "held", "interrupted"]
+        import greenio
+
+        condition = greenio.Condition()
+
+        def holder():
+            condition.acquire()
+            condition.notify()
+
+        def main():
+            condition.acquire()
+            greenio.spawn(holder)
+            try:
+                condition.wait()
+            except greenio.DeadlockError as error:
+                assert "lock acquire" in str(error)
+                print("deadlock")
+
+        greenio.run(main)
+        """
+    )
+    assert child.stdout == "deadlock\n"
 
 
 # --- Condition: misuse -----------------------------------------------------------------------------------------------
@@ -425,12 +461,18 @@ def test_acquire_of_a_condition_is_its_locks():
 
 
 def test_a_signal_handler_on_top_of_the_idle_loop_notifies_and_does_not_wait():
-    run_child(
+    child = run_child(
         """
         import signal
         import greenio
+        from greenio.testing import VirtualClock
 
         condition = greenio.Condition()
+
+        class Signalling(VirtualClock):
+            def wait_ns(self, deadline_ns):
+                signal.raise_signal(signal.SIGALRM)
+                return super().wait_ns(deadline_ns)
 
         def handle(number, frame):
             with condition:
@@ -443,14 +485,14 @@ def test_a_signal_handler_on_top_of_the_idle_loop_notifies_and_does_not_wait():
 
         def main():
             signal.signal(signal.SIGALRM, handle)
-            signal.setitimer(signal.ITIMER_REAL, 0.01)
             with condition:
-                assert condition.wait()
+                assert condition.wait(5)
             assert not condition.locked()
 
-        greenio.run(main)
+        greenio.run(main, clock=Signalling())
         """
-    ).stdout == "notified\n"
+    )
+    assert child.stdout == "notified\n"
 
 
 # --- Condition: OS threads -------------------------------------------------------------------------------------------
@@ -501,50 +543,52 @@ def test_an_os_thread_keeps_its_turn_over_signals_and_passes_a_notify_on_that_it
                 got.append((name, condition.wait(30)))
 
         def blocked(count):
-            while f"{count} waiting" not in repr(condition):
+            while not repr(condition).endswith(f", {count} waiting>"):
                 os.sched_yield()
 
+        def signal_main(when):
+            blocked(when)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+
         second = threading.Thread(target=waiter, args=("second",))
+        third = threading.Thread(target=waiter, args=("third",))
 
         def on_first(number, frame):
-            # The main thread waits, first in line; a second one comes after it.
-            second.start()
+            second.start()                       # behind the main thread
             blocked(2)
 
-        signal.signal(signal.SIGALRM, on_first)
-        signal.setitimer(signal.ITIMER_REAL, 0.01)
-
-        def notify_later():
+        def notify_main():
+            signal_main(1)
             blocked(2)
             with condition:
                 condition.notify()
 
-        notifier = threading.Thread(target=notify_later)
+        signal.signal(signal.SIGALRM, on_first)
+        notifier = threading.Thread(target=notify_main)
         notifier.start()
         waiter("first")
         assert got == [("first", True)], got
         notifier.join()
 
-        # Again the main thread in front, now raising in a handler in which it is notified.
         def on_second(number, frame):
-            third.start()
+            third.start()                        # behind the second, and the main thread
             blocked(3)
             with condition:
-                condition.notify(2)              # "second", and the main thread
+                condition.notify(2)
             raise LookupError
 
-        third = threading.Thread(target=waiter, args=("third",))
         signal.signal(signal.SIGALRM, on_second)
-        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        notifier = threading.Thread(target=signal_main, args=(2,))
+        notifier.start()
         try:
-            waiter("first")
+            waiter("never")
         except LookupError:
             pass
         else:
-            raise AssertionError
+            raise AssertionError(got)
         assert not condition._is_owned()
-        second.join()
-        third.join()
+        for thread in (notifier, second, third):
+            thread.join()
         assert sorted(got) == [("first", True), ("second", True), ("third", True)], got
         """
     )

@@ -372,7 +372,9 @@ def test_release_by_another_os_thread_is_refused_and_names_the_owner(kind):
     lock = kind()
 
     def steal():
-        with pytest.raises(RuntimeError, match=rf"OS thread {lock.owner} holds this .*, not OS thread {threading.get_ident()}"):
+        with pytest.raises(
+            RuntimeError, match=rf"OS thread {lock.owner} holds this .*, not OS thread {threading.get_ident()}"
+        ):
             lock.release()
 
     with lock:
@@ -398,7 +400,7 @@ def test_acquire_of_a_lock_that_the_caller_holds_is_refused_at_once():
     run_virtually(main)
     lock = greenio.Lock()
     with lock:
-        with pytest.raises(RuntimeError, match="OS thread .* holds this Lock already"):
+        with pytest.raises(RuntimeError, match=r"OS thread .* holds this Lock already"):
             lock.acquire()
         assert lock.acquire(timeout=0.001) is False
 
@@ -410,7 +412,7 @@ def test_a_lock_held_since_before_the_run_is_no_fibers(kind):
     def main():
         with pytest.raises(RuntimeError, match=r"acquired on this OS thread before greenio\.run"):
             lock.acquire()
-        with pytest.raises(RuntimeError, match="OS thread .* holds"):
+        with pytest.raises(RuntimeError, match=r"OS thread .* holds"):
             lock.release()
         return lock.acquire(timeout=1)
 
@@ -696,6 +698,12 @@ def test_a_signal_handler_on_top_of_the_idle_loop_acquires_a_free_lock_only():
         """
         import signal
         import greenio
+        from greenio.testing import VirtualClock
+
+        class Signalling(VirtualClock):
+            def wait_ns(self, deadline_ns):
+                signal.raise_signal(signal.SIGALRM)
+                return super().wait_ns(deadline_ns)
 
         free, held = greenio.Lock(), greenio.Lock()
         done = greenio.Event()
@@ -717,11 +725,10 @@ def test_a_signal_handler_on_top_of_the_idle_loop_acquires_a_free_lock_only():
         def main():
             greenio.spawn(holder).join()
             signal.signal(signal.SIGALRM, handle)
-            signal.setitimer(signal.ITIMER_REAL, 0.01)
-            done.wait()
+            assert done.wait(5)
             assert "waiting" not in repr(held), held
 
-        greenio.run(main)
+        greenio.run(main, clock=Signalling())
         assert seen == ["free", False, True], seen
         """
     )
