@@ -1,14 +1,12 @@
 # What _sync.pyx gives to Python: the primitives of threading.
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, final
 
 from greenio._scheduler import Fiber
 from greenio._waiting import Case, Selectable
 
 _T = TypeVar("_T")
-
-__pyx_capi__: Final[dict[str, Any]]  # what other extension modules import
 
 class Event(Selectable):
     def is_set(self) -> bool: ...
@@ -17,6 +15,7 @@ class Event(Selectable):
     def wait(self, timeout: float | None = None) -> bool: ...
     def _at_fork_reinit(self) -> None: ...
 
+@final
 class EventCase(Case): ...
 
 class OwnedLock(Selectable):
@@ -29,6 +28,7 @@ class OwnedLock(Selectable):
     def _acquire_restore(self, depth: int) -> None: ...
     def _at_fork_reinit(self) -> None: ...
 
+@final
 class Lock(OwnedLock):
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
     def release(self) -> None: ...
@@ -40,6 +40,7 @@ class Lock(OwnedLock):
         traceback: TracebackType | None,
     ) -> None: ...
 
+@final
 class RLock(OwnedLock):
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
     def release(self) -> None: ...
@@ -51,6 +52,7 @@ class RLock(OwnedLock):
         traceback: TracebackType | None,
     ) -> None: ...
 
+@final
 class LockCase(Case): ...
 
 class Semaphore(Selectable):
@@ -66,6 +68,7 @@ class Semaphore(Selectable):
     ) -> None: ...
 
 class BoundedSemaphore(Semaphore): ...
+@final
 class SemaphoreCase(Case): ...
 
 class Condition:

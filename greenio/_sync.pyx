@@ -87,22 +87,22 @@ cdef int check_lock_timeout(bint blocking, object timeout) except -1:
 
 
 cdef Outcome keep_waiting(Waiter *waiter, Scheduler scheduler, object reason, object waiting_on, int64_t deadline_ns) except *:
-    # wait() for a place that keeps its turn, and cannot miss what it is served, when something else wakes its caller.
-    cdef Outcome outcome = AGAIN
-    while outcome == AGAIN:
-        outcome = wait(waiter, scheduler, reason, waiting_on, deadline_ns)
+    # wait() for a place that stays in its line over signals: an OS thread keeps its turn, and misses nothing during a handler.
+    # AGAIN: something else has woken the fiber. Its place may be out of the line, as that of one that could not be woken.
+    cdef Outcome outcome
+    if scheduler is not None:
+        waiter.park_number = (<Fiber>waiter.fiber).park_count + 1
+        return wait(waiter, scheduler, reason, waiting_on, deadline_ns)
+    while True:
+        outcome = wait(waiter, None, reason, waiting_on, deadline_ns)
         if outcome != AGAIN:
-            break
-        if scheduler is not None:
-            waiter.park_number = (<Fiber>waiter.fiber).park_count + 1
-            continue
+            return outcome
         try:
             PyErr_CheckSignals()
         except BaseException:
             if waiter.served is not NULL:
                 wait(waiter, None, reason, waiting_on, 0)  # served during the handler: does not wait, settles the OS thread's lock
             raise
-    return outcome
 
 
 cdef str described(object self, str state, Line *line):
@@ -152,17 +152,21 @@ cdef class Event(Selectable):
         cdef Outcome outcome
         if scheduler is not None:
             scheduler.check()
-        if not self.flag and seconds > 0:
-            deadline_ns = NEVER if timeout is None else deadline_after(scheduler, seconds)
-            while not self.flag:
-                outcome = stand_in_line(&self.line, &place, scheduler, "event wait", self, deadline_ns)
-                if outcome == SERVED:
-                    return True
-                if outcome == TOO_LATE:
-                    return self.flag
-        elif scheduler is not None:
-            scheduler.spend()
-            # Whoever polls sees what the others did in its turn.
+        if self.flag:
+            if scheduler is not None:
+                scheduler.spend()
+            return True
+        if seconds == 0:
+            if scheduler is not None:
+                scheduler.spend()  # a loop that asks has to let the others run
+            return self.flag
+        deadline_ns = NEVER if timeout is None else deadline_after(scheduler, seconds)
+        while not self.flag:
+            outcome = stand_in_line(&self.line, &place, scheduler, "event wait", self, deadline_ns)
+            if outcome == SERVED:
+                return True
+            if outcome == TOO_LATE:
+                break
         return self.flag
 
     def _at_fork_reinit(self):
@@ -322,9 +326,11 @@ cdef class Lock(OwnedLock):
         if scheduler is not None:
             scheduler.check()
             if self.holder is None:
-                self.holder = <Fiber>scheduler.current
+                # Before, not after: if its turn is over, the fiber gives way without the lock, and the others do not pile up at it.
                 scheduler.spend()
-                return True
+                if self.holder is None:
+                    self.holder = <Fiber>scheduler.current
+                    return True
         elif self.holder is None:
             self.holder = PyThread_get_thread_ident()
             return True
@@ -387,13 +393,15 @@ cdef class RLock(OwnedLock):
     cdef bint enter(self, Scheduler scheduler) except -1:
         if scheduler is not None:
             scheduler.check()
+            if self.holder is None:
+                scheduler.spend()  # see Lock
         if self.holder is None:
             self.holder = my_name(scheduler)
             self.depth = 1
-        elif is_mine(self.holder, scheduler):
-            self.depth += 1
-        else:
+            return True
+        if not is_mine(self.holder, scheduler):
             return False
+        self.depth += 1
         if scheduler is not None:
             scheduler.spend()
         return True
@@ -503,6 +511,8 @@ cdef class Semaphore(Selectable):
         cdef Outcome outcome
         if scheduler is not None:
             scheduler.check()
+            if self.value or not blocking or seconds == 0:
+                scheduler.spend()  # see Lock; and a loop that asks has to let the others run
         if self.value == 0 and blocking and seconds > 0:
             deadline_ns = NEVER if seconds == INFINITY else deadline_after(scheduler, seconds)
             while self.value == 0:
@@ -510,12 +520,8 @@ cdef class Semaphore(Selectable):
                 if outcome != AGAIN:
                     return outcome == SERVED
         if self.value == 0:
-            if scheduler is not None:
-                scheduler.spend()
             return False
         self.value -= 1
-        if scheduler is not None:
-            scheduler.spend()
         return True
 
     def acquire(self, bint blocking=True, timeout=None):
@@ -701,7 +707,7 @@ cdef class Condition:
         cdef Py_ssize_t depth = lock.depth
         cdef Waiter waiter
         cdef Place place
-        cdef bint notified = False
+        cdef Outcome outcome = AGAIN
         if scheduler is not None and scheduler.hosting:
             raise RuntimeError(
                 "a signal handler cannot wait (condition wait): no fiber runs, it was called on top of the idle loop; let it set "
@@ -713,7 +719,10 @@ cdef class Condition:
         line_append(&self.line, &place)
         lock.hand_over()
         try:
-            notified = keep_waiting(&waiter, scheduler, "condition wait", self, deadline_ns) == SERVED
+            while outcome == AGAIN:
+                if place.line is NULL:
+                    line_append(&self.line, &place)
+                outcome = keep_waiting(&waiter, scheduler, "condition wait", self, deadline_ns)
         except BaseException:
             if waiter.served is not NULL:  # an OS thread whose signal handler raised: the notify is for the next
                 serve(&self.line)
@@ -722,7 +731,7 @@ cdef class Condition:
             line_remove(&place)
             waiter_drop(&waiter)
             lock.take_back(scheduler, depth)
-        return notified
+        return outcome == SERVED
 
     def notify(self, Py_ssize_t n=1):
         """Wake the *n* that have waited longest, or all if there are fewer. They run once they have the lock again.
@@ -836,12 +845,12 @@ cdef class Barrier:
         place.outcome = UNDECIDED
         line_append(&self.line, &place)
         try:
-            outcome = keep_waiting(&waiter, scheduler, "barrier wait", self, deadline_ns)
-            if outcome == TOO_LATE and place.outcome == UNDECIDED and self.acting:
-                # All have come in time.
-                if scheduler is not None:
-                    waiter.park_number = (<Fiber>waiter.fiber).park_count + 1
-                keep_waiting(&waiter, scheduler, "barrier wait", self, NEVER)
+            while place.outcome == UNDECIDED:
+                outcome = keep_waiting(&waiter, scheduler, "barrier wait", self, deadline_ns)
+                if outcome == TOO_LATE:
+                    if not self.acting:
+                        break
+                    deadline_ns = NEVER  # all have come in time
         finally:
             line_remove(&place)
             waiter_drop(&waiter)
