@@ -1,7 +1,7 @@
 # What _sync.pyx gives to Python: the primitives of threading.
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final, TypeVar, final
+from typing import Any, TypeVar, final
 
 from greenio._scheduler import Fiber
 from greenio._waiting import Case, Selectable

@@ -10,6 +10,7 @@ import pytest
 from child import run_child
 
 import greenio
+from greenio._scheduler import unpark_fiber
 from greenio.testing import VirtualClock, wait_all_parked
 
 
@@ -75,6 +76,25 @@ def test_wait_is_a_checkpoint_also_when_the_event_is_set():
         assert scope.cancelled_caught
 
     greenio.run(main)
+
+
+def test_a_wait_for_a_set_event_says_so_though_it_is_cleared_while_it_gives_way():
+    def clear(event):
+        while True:
+            event.clear()
+            greenio.yield_now()
+
+    def main():
+        event = greenio.Event()
+        clearing = greenio.spawn(clear, event)
+        seen = set()
+        for _ in range(100):
+            event.set()
+            seen.add(event.wait())
+        clearing.cancel()
+        return seen
+
+    assert greenio.run(main) == {True}
 
 
 def test_a_cancelled_waiter_leaves_and_the_others_stay():
@@ -485,6 +505,43 @@ def test_subclasses_may_add_to_a_primitive():
     with semaphore:
         pass
     assert semaphore.released == 1
+
+
+# --- woken by something else -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given_meanwhile", [False, True])
+@pytest.mark.parametrize(
+    ("make", "give"),
+    [
+        (greenio.Event, "set"),
+        (lambda: greenio.Semaphore(0), "release"),
+        (greenio.Condition, "notify"),
+        (lambda: greenio.Barrier(2), "wait"),
+    ],
+)
+def test_a_fiber_that_is_woken_for_no_reason_waits_on_and_misses_nothing(make, give, given_meanwhile):
+    def main():
+        thing = make()
+        waiter = greenio.spawn(wait_on, thing, 10)
+        wait_all_parked()
+        assert unpark_fiber(waiter, thing)
+        if not given_meanwhile:
+            wait_all_parked()
+            assert waiter.state == "parked"
+        if isinstance(thing, greenio.Condition):
+            if (
+                given_meanwhile
+            ):  # a notify may go to who waits for the first time only: there is nothing to look at again
+                wait_all_parked()
+            with thing:
+                thing.notify()
+        else:
+            getattr(thing, give)()
+        assert waiter.result() in (True, 0)
+        assert greenio.current_time() == 0
+
+    run_virtually(main)
 
 
 # --- local -----------------------------------------------------------------------------------------------------------

@@ -536,6 +536,7 @@ def test_an_os_thread_keeps_its_turn_over_signals_and_passes_a_notify_on_that_it
         import greenio
 
         condition = greenio.Condition()
+        both_there = threading.Event()
         got = []
 
         def waiter(name):
@@ -556,10 +557,11 @@ def test_an_os_thread_keeps_its_turn_over_signals_and_passes_a_notify_on_that_it
         def on_first(number, frame):
             second.start()                       # behind the main thread
             blocked(2)
+            both_there.set()
 
         def notify_main():
             signal_main(1)
-            blocked(2)
+            both_there.wait()
             with condition:
                 condition.notify()
 

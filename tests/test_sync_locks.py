@@ -336,6 +336,26 @@ def test_a_loop_of_attempts_lets_the_others_run(kind):
     assert greenio.run(main) > 0
 
 
+@pytest.mark.parametrize("kind", [*KINDS, greenio.Semaphore])
+def test_fibers_that_hold_a_lock_for_a_moment_only_do_not_pile_up_at_it(kind):
+    rounds = 3200
+
+    def worker(lock):
+        for _ in range(rounds):
+            with lock:
+                pass
+
+    def main():
+        lock = kind()
+        before = greenio.current_scheduler().switch_count
+        for each in [greenio.spawn(worker, lock) for _ in range(2)]:
+            each.join()
+        return greenio.current_scheduler().switch_count - before
+
+    # They take turns, but nobody gives way with the lock in hand: else each acquire would be a switch.
+    assert 2 <= greenio.run(main) < rounds
+
+
 # --- misuse ----------------------------------------------------------------------------------------------------------
 
 
