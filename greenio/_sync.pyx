@@ -121,6 +121,9 @@ cdef class Event(Selectable):
     ``signal.signal(SIGTERM, lambda *_: stop.set())``, ``run(stop.wait)``. For `select`, an Event stands for its wait.
     """
 
+    def __init__(self):
+        pass  # takes no arguments
+
     def is_set(self):
         """Whether the flag is set."""
         return self.flag
@@ -204,7 +207,7 @@ cdef class EventCase(Case):
 cdef class OwnedLock(Selectable):
     """What Lock and RLock share."""
 
-    def __cinit__(self):
+    def __init__(self):
         if not isinstance(self, (Lock, RLock)):
             raise TypeError(f"a {type(self).__name__} is no lock: make a greenio.Lock or RLock")
 
@@ -309,9 +312,10 @@ cdef class OwnedLock(Selectable):
     def __repr__(self):
         cdef Py_ssize_t count = line_length(&self.line)
         state = "unlocked" if self.holder is None else "locked"
+        depth = f" count={self.depth if self.holder is not None else 0}" if type(self) is RLock else ""
         held = "" if self.holder is None else f" by {spell(self.holder)}"
         waiting = f", {count} waiting" if count else ""
-        return f"<{state} greenio.{type(self).__name__} object at {<size_t><PyObject *>self:#x}{held}{waiting}>"
+        return f"<{state} greenio.{type(self).__name__} object at {<size_t><PyObject *>self:#x}{depth}{held}{waiting}>"
 
 
 @cython.final

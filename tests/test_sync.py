@@ -24,6 +24,8 @@ def run_virtually(main, *args):
 def test_an_event_is_not_set_until_set_and_again_after_clear():
     event = greenio.Event()
     assert event.is_set() is False
+    with pytest.raises(TypeError):
+        greenio.Event(True)
     event.set()
     event.set()
     assert event.is_set() is True

@@ -94,7 +94,7 @@ def test_while_it_waits_a_fiber_tells_for_what():
         fiber = greenio.spawn(wait_on, condition)
         wait_all_parked()
         assert fiber.waits_for[:2] == ("condition wait", condition)
-        assert ": <unlocked greenio.RLock object" in repr(condition)
+        assert ": <unlocked greenio.RLock object at" in repr(condition)
         fiber.cancel()
 
     greenio.run(main)

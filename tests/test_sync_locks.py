@@ -165,11 +165,12 @@ def test_a_lock_guards_what_is_read_and_written_in_two_steps():
 def test_the_repr_tells_the_state_the_owner_and_how_many_wait(kind):
     def main():
         lock = kind()
-        assert repr(lock) == f"<unlocked greenio.{kind.__name__} object at {id(lock):#x}>"
+        count = {greenio.Lock: "", greenio.RLock: " count={}"}[kind].format
+        assert repr(lock) == f"<unlocked greenio.{kind.__name__} object at {id(lock):#x}{count(0)}>"
         lock.acquire()
         greenio.spawn(lock.acquire, True, 1, name="patient")
         wait_all_parked()
-        assert repr(lock) == f"<locked greenio.{kind.__name__} object at {id(lock):#x} by main, 1 waiting>"
+        assert repr(lock) == f"<locked greenio.{kind.__name__} object at {id(lock):#x}{count(1)} by main, 1 waiting>"
         lock.release()
         assert repr(lock).endswith(" by patient>")
         lock = kind()
@@ -484,6 +485,8 @@ def test_a_lock_is_neither_copied_nor_pickled_nor_subclassed(kind):
         type("Mine", (kind,), {})
     with pytest.raises(TypeError, match="no lock"):
         kind.__base__()
+    with pytest.raises(TypeError):
+        kind(1)
 
 
 # --- RLock -----------------------------------------------------------------------------------------------------------

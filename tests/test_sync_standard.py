@@ -11,6 +11,7 @@ OTHERWISE = {
     "LockTests.test_different_thread": "the same",
     "ConditionTests.test_acquire": "a Condition with a lock of threading",
     "EventTests.test_at_fork_reinit": "asks the Event's inner Condition",
+    "ConditionTests.test_nan_timeout": "asks the Condition's list of waiters",
 }
 
 SCRIPT = """
