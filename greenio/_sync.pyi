@@ -1,7 +1,7 @@
 # What _sync.pyx gives to Python: the primitives of threading.
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, TypeVar, final
+from typing import Any, Never, TypeVar, final
 
 from greenio._scheduler import Fiber
 from greenio._waiting import Case, Selectable
@@ -9,6 +9,7 @@ from greenio._waiting import Case, Selectable
 _T = TypeVar("_T")
 
 class Event(Selectable):
+    def __init__(self, *args: Never, **kwargs: Never) -> None: ...  # none
     def is_set(self) -> bool: ...
     def set(self) -> None: ...
     def clear(self) -> None: ...
@@ -19,6 +20,7 @@ class Event(Selectable):
 class EventCase(Case): ...
 
 class OwnedLock(Selectable):
+    def __init__(self, *args: Never, **kwargs: Never) -> None: ...  # none
     @property
     def owner(self) -> Fiber[Any] | int | None: ...
     def locked(self) -> bool: ...
