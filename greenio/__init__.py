@@ -7,6 +7,7 @@ and the next one runs.
 
 import platform as _platform
 import sys as _sys
+from threading import BrokenBarrierError, local
 
 if (
     _sys.platform != "linux"
@@ -60,25 +61,33 @@ from greenio._select import Selected, after, at, readable, select, writable
 from greenio._time import current_time, sleep, sleep_until
 
 __all__ = [
+    "Barrier",
+    "BoundedSemaphore",
     "Broadcast",
+    "BrokenBarrierError",
     "CancelScope",
     "Cancelled",
     "Channel",
     "ChannelClosed",
     "ChannelStatistics",
     "Clock",
+    "Condition",
     "DeadlockError",
+    "Event",
     "Fiber",
     "GreenioError",
     "InternalError",
     "LifoQueue",
+    "Lock",
     "PriorityQueue",
     "Queue",
     "QueueStatistics",
+    "RLock",
     "RunFinishedError",
     "Schedule",
     "Scheduler",
     "Selected",
+    "Semaphore",
     "ShutDown",
     "SimpleQueue",
     "Subscription",
@@ -91,6 +100,7 @@ __all__ = [
     "current_fiber",
     "current_scheduler",
     "current_time",
+    "local",
     "move_on_after",
     "move_on_at",
     "on_big_stack",

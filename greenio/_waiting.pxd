@@ -110,7 +110,7 @@ cdef int waiter_init(Waiter *waiter, Scheduler scheduler) except -1
 cdef void waiter_drop(Waiter *waiter) noexcept
 
 # Waits; nothing may come between line_append and this. Raises what interrupts the fiber. Places are as they were, but for the one
-# served. AGAIN: the caller takes its places out, calls PyErr_CheckSignals, and tries anew.
+# served. AGAIN: the caller takes its places out, calls PyErr_CheckSignals, and tries anew: some may have left their lines, passed over.
 cdef Outcome wait(Waiter *waiter, Scheduler scheduler, object reason, object waiting_on, int64_t deadline_ns) except *
 
 # All of that for one place: `place.item` is set, the rest is done here. Raises what interrupts the fiber, or a signal handler.
