@@ -32,7 +32,7 @@ cdef extern from *:
     int64_t greenio_waiting_now_ns() nogil
 
 cdef enum:
-    LONGEST_WAIT_US = 3600 * 1_000_000     # one system call's; then the next
+    LONGEST_WAIT_US = 1800 * 1_000_000     # one system call's; then the next. An int, as enums are in C
 
 
 cdef bint claim(Place *place) noexcept:
