@@ -30,6 +30,7 @@ from greenio._errors import (
     RunFinishedError,
     WouldBlock,
 )
+from greenio._groups import FiberPoolExecutor, as_completed, wait
 from greenio._run import run
 from greenio._scheduler import (
     Clock,
@@ -52,6 +53,7 @@ from greenio._scopes import (
     timeout,
     timeout_at,
 )
+from greenio._task_groups import TaskGroup
 from greenio._time import current_time, sleep, sleep_until
 
 __all__ = [
@@ -61,12 +63,15 @@ __all__ = [
     "Clock",
     "DeadlockError",
     "Fiber",
+    "FiberPoolExecutor",
     "GreenioError",
     "InternalError",
     "RunFinishedError",
     "Scheduler",
+    "TaskGroup",
     "Timeout",
     "WouldBlock",
+    "as_completed",
     "checkpoint",
     "current_deadline",
     "current_fiber",
@@ -83,5 +88,6 @@ __all__ = [
     "spawn",
     "timeout",
     "timeout_at",
+    "wait",
     "yield_now",
 ]
