@@ -438,13 +438,16 @@ cdef class TaskStatus:
         """
         cdef Fiber fiber = self.fiber
         cdef GroupScope waiting = self.waiting
+        cdef Fiber starter = waiting.fiber
         cdef CancelScope scope
         if self.called:
             raise RuntimeError("task_status.started() was called before")
         if fiber is None or fiber not in waiting.members:
             raise RuntimeError("task_status.started() of a fiber that has ended")
         self.called = True
-        if waiting.fiber.interrupts & CANCELLED:
+        if starter.limit_ns != NEVER and starter.limit_ns <= starter.scheduler.seen_ns:
+            waiting.expire(starter)  # it has no timer while it waits for us
+        if starter.interrupts & CANCELLED:
             return
         self.value = value
         self.group.members.add(fiber)
