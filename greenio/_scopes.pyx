@@ -184,9 +184,18 @@ cdef class CancelScope(Limit):
         fiber.limit = parent
         if self.cancelled or self.shielded or fiber.limit_ns != NEVER or fiber.interrupts:
             refresh(fiber)
-        if exception is None or not self.cancelled or (fiber.interrupts & CANCELLED and not self.shielded):
+        if exception is None or not self.cancelled:
             return False
-        return self.absorb(exception)
+        if not self.shielded:
+            # A deadline further out may have come while a shield inside held it off, with no checkpoint since.
+            if fiber.limit_ns != NEVER and fiber.limit_ns <= scheduler.seen_ns:
+                parent.expire(fiber)
+            if fiber.interrupts & CANCELLED:
+                return False
+        if not self.absorb(exception):
+            return False
+        fiber.cancel_count = 0  # it was not swallowed
+        return True
 
     cdef int take_out(self) except -1:
         # Out of the middle of its fiber's chain.
