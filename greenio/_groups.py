@@ -62,7 +62,8 @@ class _Watch(Generic[_Waitable]):
                     self.arrived.append(each)
                 else:
                     # As concurrent.futures.wait does; add_done_callback could not be taken back.
-                    each._waiters.append(self)  # type: ignore[arg-type]
+                    waiters: list[Any] = each._waiters
+                    waiters.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -71,8 +72,9 @@ class _Watch(Generic[_Waitable]):
                 each.remove_done_callback(self.arrive)
                 continue
             with each._condition:
-                if self in each._waiters:
-                    each._waiters.remove(self)  # type: ignore[arg-type]
+                waiters: list[Any] = each._waiters
+                if self in waiters:
+                    waiters.remove(self)
 
     def arrive(self, each: _Waitable) -> None:
         self.arrived.append(each)
@@ -154,17 +156,17 @@ def as_completed(fibers: Iterable[_Waitable], timeout: float | None = None) -> I
 
 
 def _as_completed(everything: set[_Waitable], timeout: float | None, deadline_ns: int) -> Iterator[_Waitable]:
-    left = len(everything)
+    count = len(everything)
     with _Watch(everything) as watch:
-        while left:
+        while everything:
             watch.bell.silence()
             if not watch.arrived and not watch.bell.wait("the end of fibers", everything, deadline_ns):
-                raise TimeoutError(f"{left} of {len(everything)} fibers had not ended within {timeout} seconds")
+                raise TimeoutError(f"{len(everything)} of {count} fibers had not ended within {timeout} seconds")
             while watch.arrived:
-                left -= 1
                 each = watch.arrived.popleft()
                 everything.discard(each)
                 yield each
+                del each
 
 
 # --- the executor ----------------------------------------------------------------------------------------------------
@@ -270,19 +272,25 @@ class FiberPoolExecutor(Executor):
             RuntimeError: the executor was shut down.
             RunFinishedError: its run has ended.
         """
-        if self._is_shut_down:
-            raise RuntimeError("cannot submit to a FiberPoolExecutor that was shut down")
+        self._refuse_if_shut_down()
         future: FiberFuture[_Result] = FiberFuture()
         call = _Call(future, fn, args, kwargs)
         self._calls.append(call)
         try:
             self._add_worker()
-            if self._is_shut_down and self._take_back(call):
-                raise RuntimeError("cannot submit to a FiberPoolExecutor that was shut down")
         except BaseException:
             self._take_back(call)
             raise
+        try:
+            self._refuse_if_shut_down()  # by another OS thread, meanwhile
+        except RuntimeError:
+            if self._take_back(call):
+                raise
         return future
+
+    def _refuse_if_shut_down(self) -> None:
+        if self._is_shut_down:
+            raise RuntimeError("cannot submit to a FiberPoolExecutor that was shut down")
 
     def _take_back(self, call: _Call) -> bool:
         try:

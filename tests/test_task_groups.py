@@ -5,6 +5,7 @@ import logging
 import sys
 import threading
 import weakref
+from collections import deque
 
 import pytest
 from child import run_child
@@ -153,11 +154,9 @@ def test_the_first_failure_cancels_siblings_and_body():
             with TaskGroup() as group:
                 sibling = group.spawn(sleep, 100, name="sibling")
                 group.spawn(fail_after, 1, error, name="culprit")
-                try:
+                with pytest.raises(greenio.Cancelled) as cancelled:
                     sleep(100)
-                except greenio.Cancelled as cancelled:
-                    assert cancelled.reason == "culprit raised ValueError"
-                    raise
+        assert cancelled.value.reason == "culprit raised ValueError"
         assert caught.value.exceptions == (error,)
         assert caught.value.message == "unhandled errors in a TaskGroup"
         assert sibling.cancelled()
@@ -960,15 +959,14 @@ def test_iteration_passes_over_cancelled_fibers_and_ends():
 
 def test_a_failure_interrupts_the_iteration():
     def main():
-        seen = []
+        seen = deque()
         with pytest.raises(ExceptionGroup):
             with TaskGroup() as group:
                 group.spawn(return_after, 1, "one")
                 group.spawn(fail_after, 2, ValueError())
                 group.spawn(return_after, 3, "three")
-                for result in group:
-                    seen.append(result)
-        return seen
+                seen.extend(group)
+        return list(seen)
 
     assert run(main) == ["one"]
 
