@@ -55,6 +55,8 @@ cdef class GroupScope(CancelScope):
 
     cdef bint born(self, Fiber fiber) except -1:
         cdef HeldBack instead
+        if self.fiber is None:  # since check_open: the arguments may have run Python code
+            raise RuntimeError("this task group has been left: all its fibers have ended, and no more can be spawned")
         self.members.add(fiber)
         refresh(fiber)
         if self.max_running == 0 or self.running < self.max_running:

@@ -1081,6 +1081,29 @@ def test_spawning_what_is_not_callable_leaves_the_group_as_it_was():
     run(main)
 
 
+def test_a_group_that_is_left_while_spawn_looks_at_its_arguments_takes_no_fiber():
+    ran = []
+
+    class Slow:
+        def __index__(self):
+            sleep(5)
+            return 1 << 20
+
+    def main():
+        def spawner():
+            with pytest.raises(RuntimeError, match="has been left"):
+                group.spawn(ran.append, 1, stack_size=Slow())
+
+        with TaskGroup() as group:
+            fiber = spawn(spawner)
+            sleep(1)
+        fiber.join()
+        assert group.fibers() == []
+
+    run(main)
+    assert ran == []
+
+
 def test_a_group_is_entered_once():
     def main():
         with TaskGroup() as group:
@@ -1179,6 +1202,24 @@ def test_another_os_thread_spawns_into_the_group():
         assert fibers[0].result() is greenio.current_scheduler()
 
     greenio.run(main)
+
+
+def test_many_os_threads_spawn_into_one_group():
+    def main():
+        with TaskGroup(max_running=5) as group:
+
+            def elsewhere():
+                for _ in range(100):
+                    group.spawn(lambda: yield_now() or 1)
+
+            threads = [threading.Thread(target=elsewhere) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            while any(thread.is_alive() for thread in threads):
+                yield_now()
+        return sum(group)
+
+    assert greenio.run(main) == 400
 
 
 def test_the_runs_end_unwinds_groups_of_fibers_that_are_left():
