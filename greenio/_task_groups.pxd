@@ -23,6 +23,7 @@ cdef class Nones:
 cdef class GroupScope(CancelScope):
     cdef list failures                 # what children raised, and what was thrown into the fiber that waits for them, as they came
     cdef object base_error             # the first SystemExit or KeyboardInterrupt among these, which is not in `failures`; or None
+    cdef bint cut_short                # a member ended by cancellation
     cdef Py_ssize_t max_running        # 0: no bound
     cdef Py_ssize_t running
     cdef object held                   # deque: `held_back` first come first served, and some that have ended. None: nobody ever

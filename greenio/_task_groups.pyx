@@ -91,7 +91,9 @@ cdef class GroupScope(CancelScope):
             self.running -= 1
         if raised is None:
             self.keep_result(fiber.returned)
-        elif not isinstance(raised, Cancelled):
+        elif isinstance(raised, Cancelled):
+            self.cut_short = True
+        else:
             fiber.observed = True
             self.take_failure(raised, f"{fiber.name} raised {type(raised).__name__}")
         self.let_in()
@@ -266,7 +268,8 @@ cdef class TaskGroup:
         if exception is not None and not stray:
             return scope.leave(exception)
         scope.leave(None)
-        if waited and exception is None:
+        if exception is None and (waited or scope.cut_short):
+            # Cancelled further out? Then nobody goes on as if all had been done.
             scheduler.check()
         return False
 

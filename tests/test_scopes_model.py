@@ -12,6 +12,7 @@ import itertools
 import math
 import random
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -115,6 +116,11 @@ def walk(block, world, journal):
             finally:
                 journal.left.add(number)
                 journal.events.append((number, scope.cancelled_caught, world.now()))
+        elif node[0] == "group":
+            try:
+                world.in_group([*node[2], node[3]], partial(walk, world=world, journal=journal))
+            finally:
+                journal.events.append((node[1], "left", world.now()))
         elif node[0] == "swallow":
             try:
                 walk(node[1], world, journal)
@@ -232,13 +238,13 @@ class Greenio:
         return scope
 
 
-def by_greenio(program):
+def by_greenio(program, world=Greenio):
     block, scopes, actions = program
     journal = Journal({number: greenio.CancelScope() for number in scopes})
 
     def worker():
         try:
-            walk(block, Greenio, journal)
+            walk(block, world, journal)
         except greenio.Cancelled:
             journal.events.append("cancelled")
 
@@ -283,10 +289,18 @@ def by_trio(program, trio, clock):
                 finally:
                     journal.left.add(number)
                     journal.events.append((number, scope.cancelled_caught, trio.current_time() - start))
+            elif node[0] == "group":
+                try:
+                    async with trio.open_nursery() as nursery:
+                        for inner in node[2]:
+                            nursery.start_soon(walk, inner)
+                        await walk(node[3])
+                finally:
+                    journal.events.append((node[1], "left", trio.current_time() - start))
             elif node[0] == "swallow":
                 try:
                     await walk(node[1])
-                except trio.Cancelled:
+                except (trio.Cancelled, BaseExceptionGroup):  # of nothing but Cancelled
                     pass
             else:
                 try:
@@ -317,6 +331,68 @@ def by_trio(program, trio, clock):
     start = 0.0
     trio.run(main, clock=clock)
     return journal.events
+
+
+# --- with task groups: against trio itself ---------------------------------------------------------------------------
+#
+# One more node: ("group", id, blocks of its fibers, block of its body). Here every length of time is its own, to the microsecond:
+# what several fibers do at one moment has no order that two schedulers would share. No shield is moved: trio marks a nursery as
+# cancelled when its parent is woken by a cancellation, greenio lets the tree tell.
+
+
+def random_microseconds(rng, most):
+    return rng.randint(0, most) + rng.randint(1, 999_999) / 1e6
+
+
+def random_group_block(rng, ids, scopes, depth):
+    block = []
+    for _ in range(rng.randint(1, 3)):
+        kind = rng.random()
+
+        def inner():
+            return random_group_block(rng, ids, scopes, depth - 1)
+
+        if depth == 0 or kind < 0.35:
+            block.append(("sleep", next(ids), random_microseconds(rng, 4)))
+        elif kind < 0.4:
+            block.append(("checkpoint", next(ids)))
+        elif kind < 0.65:
+            scope = next(ids)
+            scopes.append(scope)
+            deadline = None if rng.random() < 0.4 else random_microseconds(rng, 6)
+            block.append(("scope", scope, deadline, rng.random() < 0.2, inner()))
+        elif kind < 0.9:
+            block.append(("group", next(ids), [inner() for _ in range(rng.randint(1, 3))], inner()))
+        elif kind < 0.95:
+            block.append(("swallow", inner()))
+        else:
+            block.append(("finally", inner(), inner()))
+    return block
+
+
+def random_group_program(seed):
+    rng = random.Random(seed)
+    scopes = []
+    block = random_group_block(rng, itertools.count(), scopes, rng.randint(2, 4))
+    actions = []
+    for _ in range(rng.randint(0, 4) if scopes else 0):
+        moment = random_microseconds(rng, 12)
+        what = rng.choice(["cancel", "deadline"])
+        actions.append((moment, what, rng.choice(scopes), moment + random_microseconds(rng, 4)))
+    return block, scopes, sorted(actions)
+
+
+class GreenioWithGroups(Greenio):
+    @staticmethod
+    def in_group(blocks, walk_one):
+        with greenio.TaskGroup() as group:
+            for block in blocks[:-1]:
+                group.spawn(walk_one, block)
+            walk_one(blocks[-1])
+
+
+def in_order_of_ids(events):
+    return sorted((number, outcome, round(moment, 6)) for number, outcome, moment in events)
 
 
 # --- tests -----------------------------------------------------------------------------------------------------------
@@ -356,3 +432,18 @@ def test_the_model_follows_trio():
         program = random_program(seed)
         clock = MockClock(autojump_threshold=0)
         assert by_trio(program, trio, clock) == by_the_model(program), f"seed {seed}: {program}"
+
+
+@pytest.mark.slow
+def test_random_trees_of_task_groups_follow_trio():
+    trio = pytest.importorskip("trio")
+    from trio.testing import MockClock
+
+    fibers = 0
+    for seed in range(1000):
+        program = random_group_program(seed)
+        fibers += str(program).count("group")
+        by_us = [event for event in by_greenio(program, GreenioWithGroups) if event != "cancelled"]
+        by_them = [event for event in by_trio(program, trio, MockClock(autojump_threshold=0)) if event != "cancelled"]
+        assert in_order_of_ids(by_us) == in_order_of_ids(by_them), f"seed {seed}: {program}"
+    assert fibers > 1000

@@ -476,6 +476,25 @@ def test_a_deadline_around_children_that_are_shielded_comes_after_they_have_ende
     assert run(main) == 5
 
 
+def test_a_body_that_was_shielded_does_not_go_on_as_if_its_fibers_had_not_been_cut_short():
+    def main():
+        with move_on_after(1) as scope:
+            with TaskGroup() as group:
+                group.spawn(sleep, 10)
+                with shield():
+                    sleep(2)
+            raise AssertionError("not reached")
+        assert scope.cancelled_caught
+        with move_on_after(1) as scope:
+            with TaskGroup() as group:
+                group.spawn(int)
+                with shield():
+                    sleep(2)
+        assert not scope.cancelled_caught  # all was done
+
+    run(main)
+
+
 def test_a_child_that_catches_cancelled_is_waited_for():
     def child():
         try:
