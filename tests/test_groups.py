@@ -31,7 +31,7 @@ def return_after(seconds, value):
 
 
 def in_thread(fn, *args):
-    """fn(*args) on an OS thread without fibers, while the calling fiber yields; what it returns."""
+    """fn(*args) on an OS thread without fibers, while the calling fiber is parked; what it returns."""
     outcome = Future()
 
     def call():
@@ -40,12 +40,9 @@ def in_thread(fn, *args):
         except BaseException as error:
             outcome.set_exception(error)
 
-    me = greenio.current_fiber()
-    outcome.add_done_callback(lambda _: unpark_fiber(me, outcome))
     thread = threading.Thread(target=call)
     thread.start()
-    while not outcome.done():
-        park_here("the thread", outcome)
+    wait([outcome])
     thread.join()
     return outcome.result()
 
@@ -172,6 +169,7 @@ def test_wait_is_a_checkpoint_even_for_nothing():
 def test_wait_blocks_a_plain_thread():
     def main():
         fiber = spawn(park_here, "a thread", 1)
+        yield_now()
 
         def elsewhere():
             assert wait([fiber], timeout=0).not_done == {fiber}
@@ -462,7 +460,6 @@ def test_after_the_run_submit_is_refused():
 def test_plain_threads_submit_wait_and_shut_down():
     def main():
         pool = FiberPoolExecutor(2)
-        go = greenio.current_fiber()
 
         def call(number):
             yield_now()
@@ -483,7 +480,6 @@ def test_plain_threads_submit_wait_and_shut_down():
             pool.shutdown()
             return results
 
-        assert go
         return in_thread(elsewhere)
 
     import greenio.debug

@@ -13,6 +13,7 @@ from child import run_child
 import greenio
 from greenio import CancelScope, TaskGroup, current_time, move_on_after, shield, sleep, spawn, timeout, yield_now
 from greenio._scheduler import park_here, unpark_fiber
+from greenio._task_groups import Bell
 from greenio.testing import VirtualClock, wait_all_parked
 
 
@@ -1210,13 +1211,12 @@ def test_another_os_thread_spawns_into_the_group():
 
             def elsewhere():
                 fibers.append(group.spawn(greenio.current_scheduler))
-                unpark_fiber(me, group)
+                spawned.ring()
 
-            me = greenio.current_fiber()
+            spawned = Bell()
             thread = threading.Thread(target=elsewhere)
             thread.start()
-            while not fibers:
-                park_here("the thread", group)
+            spawned.wait("the thread", thread, -1)
         thread.join()
         assert fibers[0].result() is greenio.current_scheduler()
 
