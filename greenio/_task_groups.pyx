@@ -11,7 +11,7 @@ from functools import partial
 from libc.stdint cimport int64_t
 
 from greenio._scheduler cimport (
-    CANCELLED, NEVER, PARKED, THROWN, WOKEN, Fiber, Limit, Scheduler, current_scheduler_or_none, current_scheduler_or_raise,
+    CANCELLED, NEVER, PARKED, WOKEN, Fiber, Limit, Scheduler, current_scheduler_or_none, current_scheduler_or_raise,
     unpark)
 from greenio._scopes cimport CancelScope, refresh, refresh_inside
 from greenio._waiting cimport (
@@ -163,7 +163,7 @@ cdef class GroupScope(CancelScope):
         try:
             while True:
                 try:
-                    scheduler.check()
+                    scheduler.check()  # also takes what a child that ended the run has thrown at main: once will do
                     if not self.members and self.starting == 0:
                         return waited
                     waited = True
@@ -239,19 +239,12 @@ cdef class TaskGroup:
     cdef bint conclude(self, Scheduler scheduler, object exception, bint waited, bint stray) except -1:
         # All have ended. True: `exception` ends here.
         cdef GroupScope scope = self.scope
-        cdef Fiber fiber = <Fiber>scheduler.current
         failures, scope.failures = scope.failures, []
         base_error, scope.base_error = scope.base_error, None
         if base_error is None and ends_the_run(exception):
             base_error = exception
         if base_error is not None:
             scope.leave(None)
-            if fiber.interrupts & THROWN and fiber.thrown is base_error:
-                # A child of main's raised it, and it was thrown at main besides: once will do.
-                fiber.thrown = None
-                fiber.interrupts &= ~THROWN
-                if scheduler.fatal is base_error:
-                    scheduler.fatal = None
             if base_error is exception:
                 return False
             raise base_error
