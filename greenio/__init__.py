@@ -33,6 +33,7 @@ from greenio._errors import (
     RunFinishedError,
     WouldBlock,
 )
+from greenio._groups import FiberPoolExecutor, as_completed, wait
 from greenio._queues import LifoQueue, PriorityQueue, Queue, QueueStatistics, ShutDown, SimpleQueue
 from greenio._run import run
 from greenio._scheduler import (
@@ -58,6 +59,8 @@ from greenio._scopes import (
     timeout_at,
 )
 from greenio._select import Selected, after, at, readable, select, writable
+from greenio._sync import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
+from greenio._task_groups import TaskGroup
 from greenio._time import current_time, sleep, sleep_until
 
 __all__ = [
@@ -75,6 +78,7 @@ __all__ = [
     "DeadlockError",
     "Event",
     "Fiber",
+    "FiberPoolExecutor",
     "GreenioError",
     "InternalError",
     "LifoQueue",
@@ -91,9 +95,11 @@ __all__ = [
     "ShutDown",
     "SimpleQueue",
     "Subscription",
+    "TaskGroup",
     "Timeout",
     "WouldBlock",
     "after",
+    "as_completed",
     "at",
     "checkpoint",
     "current_deadline",
@@ -116,6 +122,7 @@ __all__ = [
     "spawn",
     "timeout",
     "timeout_at",
+    "wait",
     "writable",
     "yield_now",
 ]

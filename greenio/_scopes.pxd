@@ -42,6 +42,8 @@ cdef class CancelScope(Limit):
     cdef int place_deadline(self, Scheduler scheduler) except -1
     cdef bint absorb(self, object exception) except -1
     cdef int take_out(self) except -1
+    # In a forked child: no member has come along.
+    cdef int forget_members(self) except -1
 
 
 cdef class Timeout(CancelScope):
@@ -50,3 +52,6 @@ cdef class Timeout(CancelScope):
 
 # The fiber's state after its chain has changed: CANCELLED, limit_ns, timer; unparks it if it is interrupted now.
 cdef int refresh(Fiber fiber) except -1
+
+# The same for the fiber, for all that were born in its scopes up to `outermost` (None: in any of its own), and in theirs.
+cdef int refresh_inside(Fiber fiber, CancelScope outermost) except -1

@@ -30,13 +30,13 @@ cdef Verdict verdict_on(Fiber fiber) noexcept:
     verdict.by_fiber = False
     while True:
         if scope is None or scope.fiber is not owner:
-            if owner.cancel_called:
+            if owner is not None and owner.cancel_called:
                 verdict.cancelled = True
                 verdict.by = <void *>owner
                 verdict.by_fiber = True
             if scope is None:
                 return verdict
-            owner = scope.fiber
+            owner = scope.fiber        # None: a group that was left, by the wrong fiber, before its own had ended
         if scope.cancelled:
             verdict.cancelled = True
             verdict.by = <void *>scope
@@ -66,7 +66,6 @@ cdef int refresh(Fiber fiber) except -1:
 
 
 cdef int refresh_inside(Fiber fiber, CancelScope outermost) except -1:
-    # The fiber, and all that were born in its scopes up to `outermost` (None: in any of its own), and in theirs.
     cdef CancelScope scope
     cdef Fiber each
     cdef list work = [fiber]
@@ -185,9 +184,18 @@ cdef class CancelScope(Limit):
         fiber.limit = parent
         if self.cancelled or self.shielded or fiber.limit_ns != NEVER or fiber.interrupts:
             refresh(fiber)
-        if exception is None or not self.cancelled or (fiber.interrupts & CANCELLED and not self.shielded):
+        if exception is None or not self.cancelled:
             return False
-        return self.absorb(exception)
+        if not self.shielded:
+            # A deadline further out may have come while a shield inside held it off, with no checkpoint since.
+            if fiber.limit_ns != NEVER and fiber.limit_ns <= scheduler.seen_ns:
+                parent.expire(fiber)
+            if fiber.interrupts & CANCELLED:
+                return False
+        if not self.absorb(exception):
+            return False
+        fiber.cancel_count = 0  # it was not swallowed
+        return True
 
     cdef int take_out(self) except -1:
         # Out of the middle of its fiber's chain.
@@ -276,19 +284,21 @@ cdef class CancelScope(Limit):
         cdef CancelScope last = None
         if not lives:
             return
-        while scope is not None and scope.fiber is fiber:
-            if scope.members is not None:
-                scope.members = set()
-            last = scope
-            scope = scope.parent
-        if last is None:
-            fiber.limit = None
-        else:
-            last.parent = None
         try:
+            while scope is not None and scope.fiber is fiber:
+                scope.forget_members()
+                last = scope
+                scope = scope.parent
+            if last is None:
+                fiber.limit = None
+            else:
+                last.parent = None
             refresh(fiber)
         except BaseException as error:
             fiber.scheduler.throw_into_main(error)
+
+    cdef int forget_members(self) except -1:
+        return 0
 
     # --- calls from Python
 
