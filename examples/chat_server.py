@@ -44,7 +44,8 @@ def main(arguments: argparse.Namespace) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.cancel())
     with socket.create_server((arguments.host, arguments.port)) as listener, stop, greenio.TaskGroup() as clients:
-        print("listening on %s:%d" % listener.getsockname()[:2], flush=True)
+        host, port = listener.getsockname()[:2]
+        print(f"listening on {host}:{port}", flush=True)
         while True:
             connection, _ = listener.accept()
             clients.spawn(serve, connection, room)

@@ -217,6 +217,7 @@ cdef class Scheduler:
     # Last thing in one that did not park: counts against the budget, after which the fiber gives way.
     cdef void spend(self) noexcept
     cdef int64_t now(self) except? -1
+    cdef void see_time(self) noexcept
     # `born_in`: the task group's scope, or None.
     cdef Fiber make(self, object function, tuple arguments, object name, object stack_size, Limit born_in)
 

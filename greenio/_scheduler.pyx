@@ -1185,6 +1185,8 @@ cdef class Scheduler:
         cdef PyObject *me = self.current
         if self.hosting:
             return
+        if (<Fiber>me).limit_ns != NEVER:
+            self.see_time()
         if self.turn_budget == 0:
             self.step(True)
             return
@@ -1192,7 +1194,7 @@ cdef class Scheduler:
             self.budget = BUDGET
             self.turn_started = 0
             self.until_look -= 1
-            if self.until_look <= 0 or self.timers.count or self.io_waiting or (<Fiber>me).limit_ns != NEVER:
+            if self.until_look <= 0 or self.timers.count or self.io_waiting:
                 self.look_around()
             if self.ring_head == self.ring_tail:
                 if self.watched.signals is not NULL:
@@ -1200,6 +1202,13 @@ cdef class Scheduler:
                 return
         self.push(me)
         self.switch_out(me)
+
+    cdef void see_time(self) noexcept:
+        # For one that has a limit and does not park, so that no timer tells it.
+        try:
+            self.seen_ns = self.now()
+        except BaseException as error:
+            self.throw_into_main(error)
 
     cdef int check(self) except -1:
         cdef Fiber me = <Fiber>self.current

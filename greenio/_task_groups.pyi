@@ -6,7 +6,6 @@ from typing import Any, Final, Never, Self, TypeVar, TypeVarTuple
 from greenio._scheduler import Fiber
 from greenio._scopes import CancelScope
 
-__pyx_capi__: Final[dict[str, Any]]  # what other extension modules import
 
 _Result = TypeVar("_Result")
 _Arguments = TypeVarTuple("_Arguments")

@@ -37,6 +37,14 @@ cdef class Nones:
     pass
 
 
+cdef int log_beside(object base_error, object failure) except -1:
+    # It is raised bare, so there is no group for the others.
+    import logging
+    logging.getLogger("greenio").error(
+        "failed in a task group that %s ended", type(base_error).__name__, exc_info=failure)
+    return 0
+
+
 cdef bint ends_the_run(object error) noexcept:
     return isinstance(error, (SystemExit, KeyboardInterrupt))
 
@@ -244,6 +252,10 @@ cdef class TaskGroup:
         if base_error is None and ends_the_run(exception):
             base_error = exception
         if base_error is not None:
+            if exception is not None and exception is not base_error and not isinstance(exception, Cancelled):
+                failures.insert(0, exception)
+            for failure in failures:
+                log_beside(base_error, failure)
             scope.leave(None)
             if base_error is exception:
                 return False

@@ -27,9 +27,11 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def server(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], tuple[str, int]]]:
+def server(
+    *arguments: str, program: str = "echo_server.py"
+) -> Iterator[tuple[subprocess.Popen[str], tuple[str, int]]]:
     with subprocess.Popen(
-        [sys.executable, EXAMPLES / "echo_server.py", "--port=0", *arguments],
+        [sys.executable, EXAMPLES / program, "--port=0", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -138,3 +140,90 @@ def test_second_interrupt_ends_the_grace_period() -> None:
         output, errors = child.communicate(timeout=SECONDS)
         assert (child.returncode, errors) == (0, "")
         assert output == "stopped: 0 connections finished, 1 cancelled\n"
+
+
+def test_examples_of_one_idea_are_under_sixty_lines() -> None:
+    for name in ("hello.py", "chat_server.py", "pipeline.py", "rate_limiter.py"):
+        assert len((EXAMPLES / name).read_text().splitlines()) < 60, name
+
+
+def test_pipeline_counts_every_word_once(tmp_path: Path) -> None:
+    for number in range(40):
+        (tmp_path / f"{number}.py").write_text("one two two\n" * number)
+    result = run("pipeline.py", str(tmp_path))
+    words = sum(range(40))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == f"40 files, {3 * words} words\n{2 * words:8} two\n{words:8} one\n"
+
+
+def test_pipeline_ends_at_its_deadline(tmp_path: Path) -> None:
+    (tmp_path / "some.py").write_text("one")
+    result = run("pipeline.py", str(tmp_path), "--seconds=0")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "0 files, 0 words, cut short\n", "")
+
+
+def test_rate_limiter_gives_each_permit_once_and_in_order() -> None:
+    result = run("rate_limiter.py", "--rate=200", "--burst=3", "--calls=10")
+    assert (result.returncode, result.stderr) == (0, "")
+    found = re.findall(r"([\d.]+) s: (alice|bob) makes call (\d+)\n", result.stdout)
+    assert [int(permit) for _, _, permit in found] == list(range(20))
+    assert sorted(name for _, name, _ in found) == ["alice"] * 10 + ["bob"] * 10
+    times = [float(time) for time, _, _ in found]
+    assert times == sorted(times)
+    assert times[-1] >= 16 / 200, "3 at once and one more being filled, the others at the rate"
+
+
+def read_until(connection: socket.socket, end: bytes) -> bytes:
+    text = b""
+    while not text.endswith(end):
+        more = connection.recv(65536)
+        assert more, text
+        text += more
+    return text
+
+
+def chat(address: tuple[str, int], name: bytes, room_bytes: int | None = None) -> socket.socket:
+    connection = socket.socket()
+    connection.settimeout(SECONDS)
+    if room_bytes is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room_bytes)
+    connection.connect(address)
+    read_until(connection, b"your name? ")
+    connection.sendall(name + b"\n")
+    return connection
+
+
+def test_chat_tells_everybody_and_stops_when_asked() -> None:
+    with server(program="chat_server.py") as (child, address):
+        with chat(address, b"ann") as ann:
+            read_until(ann, b"ann is here\n")
+            with chat(address, b"bob") as bob:
+                read_until(ann, b"bob is here\n")
+                read_until(bob, b"bob is here\n")
+                ann.sendall(b"good morning\n")
+                assert read_until(bob, b"morning\n") == b"ann: good morning\n"
+            read_until(ann, b"bob has left\n")
+            child.send_signal(signal.SIGTERM)
+            assert ann.recv(100) == b""
+        output, errors = child.communicate(timeout=SECONDS)
+        assert (child.returncode, output, errors) == (0, "", "")
+
+
+@pytest.mark.slow
+def test_chat_cuts_off_who_does_not_read() -> None:
+    with server(program="chat_server.py") as (child, address), chat(address, b"ann") as ann:
+        read_until(ann, b"ann is here\n")
+        with chat(address, b"sleeper", 4096) as sleeper:
+            read_until(ann, b"sleeper is here\n")
+            line = b"x" * 990 + b"\n"
+            for _ in range(20_000):  # more than the sockets and the buffer hold; ann waits for nobody
+                ann.sendall(line)
+                read_until(ann, line)
+            seen = 0
+            while data := sleeper.recv(65536):
+                seen += len(data)
+        assert seen < 20_000 * len(line)
+        assert child.stdout is not None
+        assert child.stdout.readline().startswith("cut off: ")
+        ann.sendall(b"still here\n")
+        read_until(ann, b"ann: still here\n")

@@ -1128,6 +1128,127 @@ def test_reference_counts_are_as_before():
     assert greenio.run(main)
 
 
+# --- locks, events, semaphores, queues, subscriptions ----------------------------------------------------------------
+
+
+def released(semaphore):
+    semaphore.acquire()
+    return semaphore
+
+
+def test_primitives_that_are_ready_are_taken_once():
+    def main():
+        event, lock, semaphore, queue = greenio.Event(), greenio.Lock(), greenio.Semaphore(1), greenio.Queue()
+        event.set()
+        queue.put("item")
+        assert select(event, timeout=0) == (0, True)
+        assert select(lock, timeout=0) == (0, True)
+        assert lock.owner is greenio.current_fiber()
+        lock.release()
+        assert select(semaphore, timeout=0) == (0, True)
+        assert not semaphore.acquire(blocking=False)
+        assert select(queue, timeout=0) == (0, "item")
+        assert queue.empty()
+
+    greenio.run(main)
+
+
+@pytest.mark.parametrize("make", [greenio.Lock, greenio.RLock, greenio.Semaphore])
+def test_a_lock_is_handed_to_the_select_that_waits_for_it(make):
+    def main():
+        lock, never = released(make()), Channel()
+        chooser = parked(select, never, lock)
+        later = parked(lock.acquire, timeout=1)
+        lock.release()
+        assert chooser.result() == (1, True)
+        assert later.result() is False, "the select came first, and its fiber has not released"
+        assert waiting(never) == [0]
+
+    greenio.run(main, clock=VirtualClock())
+
+
+@pytest.mark.parametrize("make", [greenio.Lock, greenio.RLock, greenio.Semaphore])
+def test_a_select_that_took_something_else_has_not_taken_the_lock(make):
+    def main():
+        lock, channel = released(make()), Channel()
+        chooser = parked(select, channel, lock)
+        channel.send("item")
+        lock.release()
+        assert chooser.result() == (0, "item")
+        assert lock.acquire(timeout=0)
+
+    greenio.run(main)
+
+
+@pytest.mark.parametrize("make", [greenio.Lock, greenio.RLock, greenio.Semaphore])
+def test_a_cancelled_select_passes_the_lock_on(make):
+    def main():
+        lock = released(make())
+        chooser = parked(select, lock, greenio.Event())
+        later = parked(lock.acquire)
+        chooser.cancel()
+        lock.release()
+        assert later.result() is True
+        assert chooser.cancelled()
+
+    greenio.run(main)
+
+
+def test_an_event_ends_every_select_that_waits_for_it():
+    def main():
+        event = greenio.Event()
+        choosers = [parked(select, event, Channel()) for _ in range(3)]
+        event.set()
+        assert [chooser.result() for chooser in choosers] == [(0, True)] * 3
+
+    greenio.run(main)
+
+
+def test_a_queue_and_a_subscription_give_their_next_item():
+    def main():
+        queue, broadcast = greenio.Queue(), greenio.Broadcast(2)
+        with broadcast.subscribe() as subscription:
+            choosers = [parked(select, queue, subscription) for _ in range(2)]
+            broadcast.send("to all")
+            queue.put("to one")
+            assert [chooser.result() for chooser in choosers] == [(1, "to all"), (0, "to one")]
+            assert queue.empty() and len(subscription) == 0
+
+    greenio.run(main)
+
+
+def test_an_os_thread_selects_among_primitives():
+    lock, event = greenio.Lock(), greenio.Event()
+    lock.acquire()
+    thread = in_thread(select, lock, event)
+    until(lambda: "waiting" in repr(lock) and "waiting" in repr(event))
+    event.set()
+    thread.join()
+    assert thread.outcome == [(1, True)]
+    assert "waiting" not in repr(lock)
+    lock.release()
+
+
+@pytest.mark.parametrize("receive", [lambda channel: channel.receive(), lambda channel: select(channel, Channel()).value])
+def test_one_that_is_passed_over_and_then_shielded_looks_again(receive):
+    def main():
+        channel = Channel(1)
+        scopes = []
+
+        def receiver():
+            with greenio.CancelScope() as outer, greenio.CancelScope() as inner:
+                scopes.extend((outer, inner))
+                return receive(channel)
+
+        fiber = parked(receiver)
+        scopes[0].cancel()
+        channel.send("item")  # the receiver is on its way out: the item stays in the buffer
+        scopes[1].shield = True
+        assert fiber.result() == "item"
+
+    greenio.run(main)
+
+
 def test_a_forked_child_finds_nobody_in_line():
     run_child(
         """

@@ -328,6 +328,25 @@ def test_what_ends_the_run_is_raised_once_in_main(error):
     assert run(main) == [error]
 
 
+def test_failures_beside_what_ends_the_run_are_logged(caplog):
+    error, other, body = SystemExit(3), ValueError("a sibling's"), KeyError("the body's")
+
+    def main():
+        with TaskGroup() as group:
+            group.spawn(fail, other)
+            group.spawn(fail, error)
+            try:
+                sleep(100)
+            finally:
+                raise body
+
+    with pytest.raises(SystemExit) as caught:
+        run(main)
+    assert caught.value is error
+    assert [record.exc_info[1] for record in caplog.records] == [body, other]
+    assert all("in a task group that SystemExit ended" in record.getMessage() for record in caplog.records)
+
+
 def test_what_ends_the_run_unwinds_a_group_of_another_fiber():
     ended = []
 
