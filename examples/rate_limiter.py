@@ -11,10 +11,8 @@ def keep_bucket(permits: greenio.Channel[int], rate: float, burst: int) -> None:
     refill = greenio.current_time() + 1 / rate
     number = 0
     while True:
-        cases = [greenio.at(refill)]
-        if tokens:
-            cases.append(greenio.sending(permits, number))
-        if greenio.select(*cases).index == 0:
+        permit = [greenio.sending(permits, number)] if tokens else []
+        if greenio.select(greenio.at(refill), *permit).index == 0:
             tokens = min(tokens + 1, burst)
             refill += 1 / rate
         else:

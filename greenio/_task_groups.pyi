@@ -1,11 +1,10 @@
 # What _task_groups.pyx gives to Python.
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Final, Never, Self, TypeVar, TypeVarTuple
+from typing import Any, Never, Self, TypeVar, TypeVarTuple
 
 from greenio._scheduler import Fiber
 from greenio._scopes import CancelScope
-
 
 _Result = TypeVar("_Result")
 _Arguments = TypeVarTuple("_Arguments")

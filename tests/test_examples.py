@@ -27,9 +27,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def server(
-    *arguments: str, program: str = "echo_server.py"
-) -> Iterator[tuple[subprocess.Popen[str], tuple[str, int]]]:
+def server(*arguments: str, program: str = "echo_server.py") -> Iterator[tuple[subprocess.Popen[str], tuple[str, int]]]:
     with subprocess.Popen(
         [sys.executable, EXAMPLES / program, "--port=0", *arguments],
         stdin=subprocess.DEVNULL,

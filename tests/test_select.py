@@ -1229,7 +1229,9 @@ def test_an_os_thread_selects_among_primitives():
     lock.release()
 
 
-@pytest.mark.parametrize("receive", [lambda channel: channel.receive(), lambda channel: select(channel, Channel()).value])
+@pytest.mark.parametrize(
+    "receive", [lambda channel: channel.receive(), lambda channel: select(channel, Channel()).value]
+)
 def test_one_that_is_passed_over_and_then_shielded_looks_again(receive):
     def main():
         channel = Channel(1)
