@@ -1304,18 +1304,21 @@ cdef class Scheduler:
             self.prefetch_sleepers()
 
     cdef inline void prefetch_sleepers(self) noexcept:
-        # Who wakes next is cold, and the run queue is short when timers come one by one: fetch what lies behind the next deadline,
-        # whose fiber was fetched as one of the next few before.
+        # Who wakes next is cold, and the run queue is short when timers come a few at a time: fetch what lies behind the next
+        # deadlines, whose fibers were fetched, as those of the level below, some deadlines ago.
         cdef uint32_t index
         cdef char *line
         cdef PyObject *fiber
-        if self.timers.count == 0:
-            return
-        fiber = <PyObject *>greenio_timers_owner(&self.timers)
-        greenio_prefetch(<char *>(<Fiber>fiber).core.context)
-        greenio_prefetch(<char *>(<Fiber>fiber).core.context + 64)
-        greenio_prefetch(<char *>(<Fiber>fiber).core.thread_state)
-        for index in range(1, 5):
+        for index in range(min(self.timers.count, <uint32_t>5)):
+            fiber = <PyObject *>greenio_timers_owner_at(&self.timers, index)
+            line = <char *>(<Fiber>fiber).core.context
+            greenio_prefetch(line)
+            greenio_prefetch(line + 64)
+            greenio_prefetch(line + 128)
+            greenio_prefetch(line + 192)
+            greenio_prefetch(<char *>(<Fiber>fiber).core.thread_state)
+            greenio_prefetch(<char *>(<Fiber>fiber).core.thread_state + 64)
+        for index in range(5, min(self.timers.count, <uint32_t>21)):
             line = <char *>greenio_timers_owner_at(&self.timers, index)
             greenio_prefetch(line)
             greenio_prefetch(line + 64)

@@ -31,6 +31,9 @@
 #  define MADV_GUARD_INSTALL 102
 #  define MADV_GUARD_REMOVE 103
 #endif
+#ifndef MADV_POPULATE_WRITE /* Linux 5.14 */
+#  define MADV_POPULATE_WRITE 23
+#endif
 #ifndef SYS_pidfd_open /* Linux 5.3 */
 #  define SYS_pidfd_open 434
 #endif
@@ -364,6 +367,11 @@ static enum greenio_guard_kind guard_install(struct slab *slab)
             ranges[i] = (struct iovec){slot + i * slab->slot_bytes, GREENIO_GUARD_BYTES};
         count = advise_all(ranges, count, MADV_GUARD_INSTALL);
         slab->guarded = slab->made + (uint32_t)count;
+        if (count == BATCH) { /* many are wanted: their hot pages, too, which come dearer one by one, by page faults */
+            for (size_t i = 0; i < count; i++)
+                ranges[i] = (struct iovec){(char *)ranges[i].iov_base + slab->slot_bytes - DATA_PAGES_BYTES - PAGE_BYTES, PAGE_BYTES};
+            advise_all(ranges, count, MADV_POPULATE_WRITE);
+        }
         if (count > 0)
             return kind;
         kind = mprotect_slots < mprotect_slots_max ? GREENIO_GUARD_MPROTECT : GREENIO_GUARD_CANARY;
