@@ -1723,3 +1723,9 @@ def test_soak(seed):
 def test_soak_with_pythons_own_memory_checks():
     child = run_child(CRASH / "soak.py", f"--spawns={SOAK // 3}", "--seed=3", flags=(), PYTHONMALLOC="debug")
     assert "flat" in child.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_garbage_in_cycles_through_parked_fibers_is_collected_and_what_waits_stays(seed):
+    run_child(CRASH / "garbage.py", str(seed), "60")
