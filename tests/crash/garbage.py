@@ -1,6 +1,6 @@
 """Cycles of garbage through whatever fibers are parked on, collected at every allocation: what is parked stays, the rest goes.
 
-    garbage.py SEED ROUNDS
+garbage.py SEED ROUNDS
 """
 
 import gc
@@ -10,7 +10,19 @@ import weakref
 from collections.abc import Callable
 
 import greenio
-from greenio import Broadcast, Channel, Condition, Event, Lock, Queue, Semaphore, TaskGroup, move_on_after, select, sending
+from greenio import (
+    Broadcast,
+    Channel,
+    Condition,
+    Event,
+    Lock,
+    Queue,
+    Semaphore,
+    TaskGroup,
+    move_on_after,
+    select,
+    sending,
+)
 from greenio.testing import VirtualClock, wait_all_parked
 
 watched: list[weakref.ref["Knot"]] = []
