@@ -73,6 +73,7 @@
 /* Slots that are guarded, or given back, in one system call where the kernel can. One by one, 100,000 fibers that come and go
  * spend a third of their time in madvise and the interrupts to other cores that follow it. */
 #define BATCH 64
+#define BATCHED_STACK_BYTES ((size_t)512 * 1024) /* larger ones go at once: they may hold as much memory as they are large */
 
 /* state of a slot, in the low bits of slab->states[index]; the guard's kind is above */
 enum { SLOT_FRESH, SLOT_IN_USE, SLOT_POOLED, SLOT_COLD };
@@ -741,7 +742,8 @@ void greenio_stack_give_back(void)
 
 void greenio_stack_discard(struct greenio_stack *stack)
 {
-    struct pool *pool = &pools[stack->size_class];
+    size_t stack_class = stack->size_class;
+    struct pool *pool = &pools[stack_class];
     if (stack->yellow_open && greenio_stack_close_yellow(stack) != 0) /* the block goes, the red half has to do */
         __atomic_sub_fetch(&greenio_stack_yellow_open_count, 1, __ATOMIC_RELAXED);
     set_state(stack, SLOT_COLD);
@@ -753,7 +755,7 @@ void greenio_stack_discard(struct greenio_stack *stack)
     pool->figures.given_back_total++;
     pool->figures.in_use--;
     pool->figures.cold++;
-    if (leaving_count == BATCH || pool->figures.in_use == 0)
+    if (leaving_count == BATCH || pool->figures.in_use == 0 || class_stack_bytes(stack_class) > BATCHED_STACK_BYTES)
         greenio_stack_give_back();
 }
 

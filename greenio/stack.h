@@ -95,7 +95,7 @@ int greenio_stack_pool_has_room(const struct greenio_stack *stack);
 void greenio_stack_release(struct greenio_stack *stack);
 
 /* Give back a slot and its memory. Its thread_state must be NULL. May unmap a slab that is wholly cold. The memory of up to 64
- * slots goes in one system call: once there are so many, when no slot of the class is in use, before a slot that is not warm
+ * slots goes in one system call: once there are so many, when no slot of the class is in use or the stack is a large one, before a slot that is not warm
  * is handed out, or at the latest by greenio_stack_give_back, which a scheduler calls before it waits for long. */
 void greenio_stack_discard(struct greenio_stack *stack);
 void greenio_stack_give_back(void);
