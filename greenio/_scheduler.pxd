@@ -198,18 +198,19 @@ cdef class Scheduler:
     cdef Py_ssize_t outside_calls     # calls handed to other OS threads and not yet answered
     cdef int deadlock_looks
     cdef WaitList quiet_waiters       # wait_all_parked
+    cdef uint64_t quiet_moments       # times that they were told
     cdef readonly size_t stack_bytes  # of a fiber that is not given another size
     cdef unsigned long os_thread      # ident
     cdef unsigned long thread_id      # during a fork: the forking fiber's own
     cdef dict watches                 # Watch by descriptor: what is registered with the poller
     cdef object signal_pipe           # _SignalPipe, or None
 
-    # Park the current fiber. `reason` and `waiting_on` are for dumps. Returns WOKEN or TIMED_OUT; raises Cancelled or what was thrown in,
-    # before parking or after: whoever waits takes itself off its WaitList then.
+    # Park the current fiber. `reason` and `waiting_on` are for dumps. Raises Cancelled or what was thrown in, before parking or after:
+    # whoever waits takes itself off its WaitList then. Otherwise returns a Wake. TIMED_OUT is certain; the others are a hint to look
+    # again, and to park again: WOKEN may have been meant for another park of this fiber's (a destructor on the way back from
+    # one may park, too), and INTERRUPTED says that there is nothing to raise any more (that destructor got it, or a scope was
+    # shielded since), while whatever else came meanwhile found the fiber ready and left it alone.
     cdef int park(self, object reason, object waiting_on, int64_t deadline_ns) except -1
-    # The same, but that it also returns INTERRUPTED: there is nothing to raise any more, for a destructor got it on the way back, or
-    # a scope was shielded since. Whoever can be passed over meanwhile, as in a line, looks again.
-    cdef int park_once(self, object reason, object waiting_on, int64_t deadline_ns) except -1
     # Let the others have their turn. Raises nothing.
     cdef void give_way(self) noexcept
     # First thing in any operation that may park: raises what interrupts the current fiber.

@@ -142,7 +142,7 @@ cdef class Clock:
     """Where a scheduler's time comes from. Subclasses replace it, in tests above all: `run(main, clock=…)`."""
 
     cpdef int64_t now_ns(self) except? -1:
-        """Now, in nanoseconds from any fixed moment; never falls."""
+        """Now, in nanoseconds from any fixed moment, >= 0; never falls."""
         return greenio_monotonic_ns()
 
     cpdef int64_t wait_ns(self, int64_t deadline_ns) except? -1:
@@ -253,12 +253,14 @@ def unpark_fiber(Fiber fiber not None, waiting_on=None):
 def park_here(str reason, object waiting_on=None, object timeout=None):
     """Park the current fiber until unpark_fiber names it and *waiting_on*; False when *timeout* seconds passed first.
 
+    True is a hint: look whether what is waited for has come, and park again if it has not.
+
     Raises:
         Cancelled: this fiber was cancelled.
         RuntimeError: no fibers run on this OS thread.
     """
     cdef Scheduler scheduler = current_scheduler_or_raise()
-    return scheduler.park(reason, waiting_on, deadline_of(scheduler, timeout)) == WOKEN
+    return scheduler.park(reason, waiting_on, deadline_of(scheduler, timeout)) != TIMED_OUT
 
 
 cdef dict state_names = {READY: "ready", RUNNING: "running", PARKED: "parked", DONE: "done"}
@@ -376,7 +378,7 @@ cdef class Fiber(BaseFiber):
         cdef Scheduler scheduler = current_scheduler_or_none()
         cdef WaitNode node
         cdef int64_t deadline_ns
-        cdef int wake
+        cdef int wake = WOKEN
         if self.scheduler is None:
             raise RuntimeError("this fiber was never spawned; fibers are made by greenio.spawn(fn, *args)")
         if scheduler is None:
@@ -393,14 +395,12 @@ cdef class Fiber(BaseFiber):
             raise TimeoutError(f"{self.name} has not ended")
         wait_append(&self.joiners, &node, scheduler.current)
         try:
-            wake = scheduler.park("the end of a fiber", self, deadline_ns)
-        except BaseException:
+            while self.run_state != DONE and wake != TIMED_OUT:
+                wake = scheduler.park("the end of a fiber", self, deadline_ns)
+        finally:
             self.remove_joiner(&node)
-            raise
-        if wake == TIMED_OUT:
-            self.remove_joiner(&node)
-            if not self.outcome:  # it may have ended at the same moment
-                raise TimeoutError(f"{self.name} has not ended within {timeout} seconds")
+        if not self.outcome:  # it may have ended at the same moment
+            raise TimeoutError(f"{self.name} has not ended within {timeout} seconds")
 
     cdef void remove_joiner(self, WaitNode *node) noexcept:
         # end() empties the list before the joiners run; a node is in it as long as end() has not come.
@@ -818,6 +818,7 @@ cdef class Scheduler:
         Then logs failures that nobody has seen, and lets nobody spawn any more.
         """
         cdef Fiber fiber
+        cdef bint told = False
         interruption = None
         self.closing = True
         self.main.shield += 1
@@ -833,6 +834,9 @@ cdef class Scheduler:
                     self.waits_for_all = True
                     self.park("the end of all other fibers", None, NEVER)
                 except BaseException as error:
+                    if isinstance(error, DeadlockError) and not told:
+                        told = True
+                        log().error("the run cannot end: a fiber waits under a shield and nothing could wake it; %s", error)
                     if interruption is None:
                         interruption = error
                 self.waits_for_all = False
@@ -1149,12 +1153,6 @@ cdef class Scheduler:
     # --- waiting
 
     cdef int park(self, object reason, object waiting_on, int64_t deadline_ns) except -1:
-        cdef int wake = INTERRUPTED
-        while wake == INTERRUPTED:
-            wake = self.park_once(reason, waiting_on, deadline_ns)
-        return wake
-
-    cdef int park_once(self, object reason, object waiting_on, int64_t deadline_ns) except -1:
         cdef Fiber me = <Fiber>self.current
         cdef int wake
         cdef unsigned char outer_wake = me.wake
@@ -1364,6 +1362,8 @@ cdef class Scheduler:
             if self.ring_head != self.ring_tail:
                 return 0
             node = self.quiet_waiters.first
+            if self.outside_calls == 0:
+                self.quiet_moments += 1
             while node is not NULL and self.outside_calls == 0:
                 unpark(<Fiber>node.fiber, WOKEN)
                 node = node.next
@@ -1441,10 +1441,12 @@ cdef class Scheduler:
             Cancelled: this fiber was cancelled.
         """
         cdef WaitNode node
+        cdef uint64_t before = self.quiet_moments
         self.check()
         wait_append(&self.quiet_waiters, &node, self.current)
         try:
-            self.park("all other fibers to be parked", None, NEVER)
+            while self.quiet_moments == before:
+                self.park("all other fibers to be parked", None, NEVER)
         finally:
             wait_remove(&self.quiet_waiters, &node)
 

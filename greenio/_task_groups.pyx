@@ -37,6 +37,13 @@ cdef class Nones:
     pass
 
 
+cdef int log_deadlock(object name, object error) except -1:
+    # It is among what the group raises, but under a shield that may never be.
+    import logging
+    logging.getLogger("greenio").error("%s waits for its task group, whose fibers are cancelled now: %s", name, error)
+    return 0
+
+
 cdef int log_beside(object base_error, object failure) except -1:
     # It is raised bare, so there is no group for the others.
     import logging
@@ -166,6 +173,7 @@ cdef class GroupScope(CancelScope):
     cdef bint wait_for_members(self, Scheduler scheduler, object reason, object waiting_on) except -1:
         cdef Fiber fiber = <Fiber>scheduler.current
         cdef bint waited = False
+        cdef bint told = False
         self.waiter = fiber
         fiber.shield += 1
         try:
@@ -177,6 +185,9 @@ cdef class GroupScope(CancelScope):
                     waited = True
                     scheduler.park(reason, waiting_on, NEVER)
                 except BaseException as error:
+                    if isinstance(error, DeadlockError) and not told:
+                        told = True
+                        log_deadlock(fiber.name, error)
                     self.take_failure(error, f"{type(error).__name__} was raised in {fiber.name}, which waits for it")
         finally:
             fiber.shield -= 1

@@ -2,7 +2,7 @@
 from libc.math cimport ceil
 from libc.stdint cimport int64_t
 
-from greenio._scheduler cimport NEVER, Scheduler, current_scheduler_or_raise, deadline_of
+from greenio._scheduler cimport NEVER, TIMED_OUT, Scheduler, current_scheduler_or_raise, deadline_of
 
 
 def sleep(seconds):
@@ -24,7 +24,8 @@ def sleep(seconds):
     if seconds == 0:
         scheduler.give_way()
         return
-    scheduler.park("sleep", None, deadline_ns)
+    while scheduler.park("sleep", None, deadline_ns) != TIMED_OUT:
+        pass
 
 
 def sleep_until(deadline):
@@ -46,7 +47,8 @@ def sleep_until(deadline):
     if deadline_ns <= scheduler.now():
         scheduler.give_way()
         return
-    scheduler.park("sleep", None, NEVER if deadline_ns >= 9e18 else <int64_t>deadline_ns)
+    while scheduler.park("sleep", None, NEVER if deadline_ns >= 9e18 else <int64_t>deadline_ns) != TIMED_OUT:
+        pass
 
 
 def current_time():

@@ -99,7 +99,7 @@ cdef Outcome wait(Waiter *waiter, Scheduler scheduler, object reason, object wai
     cdef int wake
     if waiter.fiber is NULL:
         return wait_in_thread(waiter, deadline_ns)
-    wake = scheduler.park_once(reason, waiting_on, deadline_ns)
+    wake = scheduler.park(reason, waiting_on, deadline_ns)
     if waiter.served is not NULL:
         return SERVED
     return TOO_LATE if wake == TIMED_OUT else AGAIN

@@ -57,6 +57,8 @@ class VirtualClock(Clock):
     def __init__(self, start: float = 0.0, patience: float | None = None) -> None:
         if patience is not None and not patience >= 0:
             raise ValueError(f"patience must be >= 0 seconds or None, not {patience!r}")
+        if not start >= 0:
+            raise ValueError(f"a clock starts at a moment >= 0 seconds, not {start!r}")
         self._now_ns = int(start * 1e9)
         self._patience = patience
         self._quiet: tuple[int, int] | None = None  # the deadline waited for, and how many switches there had been

@@ -337,3 +337,10 @@ def test_many_fibers_left_behind_are_counted():
             check_no_fiber_left()
 
     greenio.run(main, clock=VirtualClock())
+
+
+def test_a_clock_does_not_start_before_its_zero():
+    with pytest.raises(ValueError, match="starts at a moment >= 0"):
+        VirtualClock(-0.5)
+    with pytest.raises(ValueError, match="starts at a moment >= 0"):
+        VirtualClock(float("nan"))
