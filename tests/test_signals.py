@@ -414,14 +414,13 @@ def test_stop_by_sigterm_is_every_services_main():
     child = run_child(
         """
         import os, signal, greenio
-        from greenio._scheduler import park_here, unpark_fiber
         def main():
-            me = greenio.current_fiber()
-            signal.signal(signal.SIGTERM, lambda *_: unpark_fiber(me))
+            stop = greenio.Event()
+            signal.signal(signal.SIGTERM, lambda *_: stop.set())
             if os.fork() == 0:
                 os.kill(os.getppid(), signal.SIGTERM)
                 os._exit(0)
-            park_here("the end")
+            stop.wait()
             print("stopped")
         greenio.run(main)
         """
