@@ -1457,7 +1457,6 @@ cdef class Scheduler:
         # hold is lost, as with threads.
         cdef Fiber me = <Fiber>self.current
         cdef Fiber fiber
-        cdef bint timed = me.timer != GREENIO_TIMER_NONE
         cdef Watch watch
         # The others' nodes lie on their stacks, so they go first. One of ours is here if we forked in a signal handler on top of the
         # idle loop.
@@ -1471,8 +1470,6 @@ cdef class Scheduler:
         self.ring_tail = 0
         greenio_timers_clear(&self.timers)
         me.timer = GREENIO_TIMER_NONE
-        if timed:  # a signal handler forked while the fiber was parked
-            self.arm(me)
         me.joiners.first = NULL
         me.joiners.last = NULL
         if me.limit is not None:
@@ -1488,6 +1485,11 @@ cdef class Scheduler:
         self.main = me
         self.os_thread = PyThread_get_thread_ident()
         self.watched.running = me.core.thread_state
+        # A signal handler forked, on top of the idle loop. What its fiber waits for may have been in a line or a fiber that is gone.
+        if me.run_state == PARKED:
+            unpark(me, WOKEN)
+        elif me.run_state == READY:
+            self.push(<PyObject *>me)
 
     cdef void forget_fibers(self, Fiber but) noexcept:
         cdef Fiber fiber

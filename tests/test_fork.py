@@ -652,3 +652,32 @@ def test_fork_warns_of_other_os_threads_only():
         """
     )
     assert (child.stdout, child.stderr) == ("done\n", "")
+
+
+@pytest.mark.parametrize("wait", ["channel.receive()", "greenio.select(channel, greenio.Event()).value"])
+def test_what_a_handler_forked_on_top_of_a_waiting_fiber_still_waits(wait):
+    child = run_child(
+        f"""
+        import os, signal, greenio
+        channel = greenio.Channel(1)
+        children = []
+
+        def handler(*_):
+            pid = os.fork()
+            if pid == 0:
+                greenio.spawn(channel.send, "child's")
+            else:
+                children.append(pid)
+                channel.send_nowait("parent's")
+
+        def main():
+            signal.signal(signal.SIGALRM, handler)
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            print({wait}, flush=True)
+            for pid in children:
+                assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        greenio.run(main)
+        """,
+        flags=("-W", "ignore"),
+    )
+    assert sorted(child.stdout.split()) == ["child's", "parent's"]

@@ -1729,3 +1729,113 @@ def test_soak_with_pythons_own_memory_checks():
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_garbage_in_cycles_through_parked_fibers_is_collected_and_what_waits_stays(seed):
     run_child(CRASH / "garbage.py", str(seed), "60")
+
+
+# --- a wake-up is a hint ---------------------------------------------------------------------------------------------
+
+
+def test_a_destructor_that_parks_on_the_way_back_gets_no_wake_up_of_the_outer_wait():
+    run_child(
+        """
+        import greenio
+        from greenio.testing import VirtualClock
+
+        found = []
+
+        class Waits:
+            def __init__(self, fiber):
+                self.fiber = fiber
+
+            def __del__(self):
+                self.fiber.join()
+                found.append((greenio.current_fiber().name, self.fiber.done()))
+
+        def deep(depth):
+            return deep(depth - 1) if depth else greenio.sleep(0)
+
+        def main():
+            clock = greenio.current_scheduler().clock
+            late = greenio.spawn(lambda: greenio.sleep(0.5) or "late")
+            other = greenio.spawn(greenio.sleep, 0.25)
+
+            def ends_by_cancellation():
+                try:
+                    greenio.sleep(5)
+                except greenio.Cancelled:
+                    pass
+
+            doomed = [greenio.spawn(ends_by_cancellation)]
+
+            def cancel_and_compute():
+                greenio.sleep(0.03)
+                doomed.pop().cancel(Waits(late))  # its end drops the last reference, on the stack of whoever comes next
+                clock.advance(0.08)               # main's timeout has passed meanwhile
+
+            greenio.spawn(cancel_and_compute)
+            try:
+                other.join(0.06)
+            except TimeoutError:
+                pass
+            for depth in range(30):
+                deep(depth)
+            assert late.result() == "late"
+            greenio.sleep(1)
+            assert [done for _, done in found] == [True], found
+
+        greenio.run(main, clock=VirtualClock())
+        """
+    )
+
+
+@pytest.mark.parametrize("what", ["join", "recv"])
+def test_a_fiber_that_was_cancelled_and_then_shielded_sees_what_came_meanwhile(what):
+    def main():
+        event = greenio.Event()
+        other = greenio.spawn(event.wait)
+        here, there = greenio.socket.socketpair()
+        scopes = []
+
+        def waiter():
+            with greenio.CancelScope() as outer, greenio.CancelScope() as inner:
+                scopes.extend((outer, inner))
+                return other.join() if what == "join" else here.recv(10)
+
+        fiber = greenio.spawn(waiter)
+        wait_all_parked()
+        event.set()
+        there.send(b"x")
+        scopes[0].cancel()  # ready, to be interrupted
+        scopes[1].shield = True  # or not
+        assert fiber.result() in (None, b"x")
+        here.close()
+        there.close()
+
+    greenio.run(main)
+
+
+@pytest.mark.parametrize("held_by", ["the run", "a task group"])
+def test_a_deadlock_under_a_shield_is_told(held_by):
+    group = "with greenio.TaskGroup() as group: group" if held_by == "a task group" else "greenio"
+    run_child(
+        f"""
+        import logging, os, greenio
+
+        class Told(logging.Handler):
+            def emit(self, record):
+                text = record.getMessage()
+                os._exit(7 if "under_a_shield" in text and "event wait" in text else 1)
+
+        logging.getLogger("greenio").addHandler(Told())
+
+        def under_a_shield():
+            with greenio.shield():
+                greenio.Event().wait()
+
+        def main():
+            {group}.spawn(under_a_shield)
+            greenio.yield_now()
+
+        greenio.run(main)  # never ends: nobody can wake that fiber, and nothing may interrupt it
+        """,
+        status=7,
+    )

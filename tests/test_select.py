@@ -1034,15 +1034,21 @@ def test_what_a_signal_handler_raises_ends_a_select_without_fibers():
     class Stop(Exception):
         pass
 
+    raised = threading.Event()
+
     def handler(number, frame):
-        raise Stop
+        if not raised.is_set():
+            raised.set()
+            raise Stop
 
     channel, future = Channel(), Future()
     before = signal.signal(signal.SIGUSR1, handler)
 
     def interrupt():
         until(lambda: waiting(channel) == [1])
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+        # Again and again: one that comes right before the kernel's wait is seen after it, as in threading's locks.
+        while not raised.wait(0.01):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
 
     thread = in_thread(interrupt)
     try:
