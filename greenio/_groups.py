@@ -348,8 +348,8 @@ class FiberPoolExecutor(Executor):
         worker.fiber = current_fiber()  # spawn may not have returned yet, on another OS thread
         worker.has_begun = True
         try:
-            checkpoint()
             while self._calls:
+                checkpoint()  # calls that never park must not keep the other fibers from running, nor the run from ending
                 self._run_one()
         except Cancelled:
             worker.was_cancelled = True

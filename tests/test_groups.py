@@ -361,6 +361,25 @@ def test_no_more_than_max_workers_run_and_the_rest_in_order():
     assert (peak, order) == (2, [0, 1, 2, 3, 4])
 
 
+def test_calls_that_never_park_let_other_fibers_run():
+    made = 0
+
+    def main():
+        pool = FiberPoolExecutor(1)
+
+        def call():
+            nonlocal made
+            made += 1
+            if made < 20_000:
+                pool.submit(call)
+
+        pool.submit(call)
+        yield_now()
+        assert 0 < made < 20_000
+
+    run(main)
+
+
 def test_workers_end_when_idle_and_come_back():
     def main():
         pool = FiberPoolExecutor(1)
