@@ -9,20 +9,22 @@ loses nothing, so that a signal handler may submit too.
 
 import contextvars
 import itertools
+import os
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
     ALL_COMPLETED,
     FIRST_COMPLETED,
     FIRST_EXCEPTION,
-    CancelledError,
     Executor,
     Future,
 )
+from functools import partial
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
-from greenio._errors import Cancelled
-from greenio._scheduler import Fiber, checkpoint, current_scheduler, running_scheduler
+from greenio._errors import Cancelled, RunFinishedError
+from greenio._scheduler import Fiber, checkpoint, current_fiber, current_scheduler, running_scheduler
 from greenio._task_groups import Bell, has_failed, moment_after
 
 _Result = TypeVar("_Result")
@@ -95,7 +97,8 @@ def _checked(fibers: Iterable[_Waitable], function: str) -> set[_Waitable]:
 def _failed(each: "Fiber[Any] | Future[Any]") -> bool:
     if isinstance(each, Fiber):
         return has_failed(each)
-    return not each.cancelled() and each.exception() is not None
+    # Not each.exception(): a FiberFuture's may park.
+    return not each.cancelled() and Future.exception(each, 0) is not None
 
 
 def wait(
@@ -179,30 +182,27 @@ class FiberFuture(Future[_Result]):
         super().__init__()
         self._over = Bell()
 
-    def cancel(self) -> bool:
-        """Cancel it if it has not begun; False if it has."""
-        try:
-            return super().cancel()
-        finally:
-            if self.cancelled():
-                self._over.ring()
+    def _invoke_callbacks(self) -> None:
+        # What every end of a Future calls, once its state says so. First, since callbacks may ask for the result.
+        self._over.ring()
+        super()._invoke_callbacks()  # type: ignore[misc]  # typeshed lacks it
 
-    def set_result(self, result: _Result) -> None:
-        """For the executor."""
-        try:
-            super().set_result(result)
-        finally:
-            self._over.ring()
+    def _end_cancelled(self) -> None:
+        # Of a call that runs, for which cancel() is too late. As set_exception does it.
+        with self._condition:
+            self._state = "CANCELLED_AND_NOTIFIED"
+            waiters: list[Any] = self._waiters
+            for waiter in waiters:
+                waiter.add_cancelled(self)
+            self._condition.notify_all()
+        self._invoke_callbacks()
 
-    def set_exception(self, exception: BaseException | None) -> None:
-        """For the executor."""
-        try:
-            super().set_exception(exception)
-        finally:
-            self._over.ring()
+    def _wait_until(self, deadline_ns: int) -> bool:
+        # Once it is done there is nothing to wait for, not even between the change of its state and the bell.
+        return self.done() or self._over.wait("the result of a call", self, deadline_ns)
 
     def _wait(self, timeout: float | None) -> None:
-        if not self._over.wait("the result of a call", self, moment_after(timeout)):
+        if not self._wait_until(moment_after(timeout)):
             raise TimeoutError(f"no result within {timeout} seconds")
 
     def result(self, timeout: float | None = None) -> _Result:
@@ -232,8 +232,23 @@ class _Call:
 
     def drop(self) -> None:
         """It will never begin."""
-        if self.future.cancel():
-            self.future.set_running_or_notify_cancel()
+        try:
+            self.future.cancel()
+        finally:  # done callbacks may raise what is no Exception
+            if self.future.cancelled():
+                self.future.set_running_or_notify_cancel()
+
+
+class _Worker:
+    """What an executor knows of one of its fibers, from before it is spawned until it has ended."""
+
+    __slots__ = ("fiber", "gone", "has_begun", "was_cancelled")
+
+    def __init__(self) -> None:
+        self.fiber: Fiber[None] | None = None  # None before it is spawned, and at the end
+        self.has_begun = False  # for good: without a stack a fiber ends before it begins
+        self.was_cancelled = False
+        self.gone = Bell()  # rung when nothing of it is left
 
 
 class FiberPoolExecutor(Executor):
@@ -241,7 +256,8 @@ class FiberPoolExecutor(Executor):
 
     submit and map may be called from any fiber and any OS thread; each call runs in a copy of its caller's contextvars.
     Workers are spawned as calls come, and end when no call waits. When the run ends, what runs is cancelled and what waits
-    is dropped: their futures are cancelled.
+    is dropped: their futures are cancelled (``cancelled()`` is true of both). A forked child begins without workers and calls:
+    what was submitted before goes on in the parent, and is never done in the child.
 
     Args:
         max_workers: how many calls run at a time, >= 1; None: all of them.
@@ -258,10 +274,12 @@ class FiberPoolExecutor(Executor):
         self._calls: deque[_Call] = deque()
         # A worker needs one to live. None: there is no end of them.
         self._permits: deque[None] | None = None if max_workers is None else deque([None] * max_workers)
+        self._max_workers = max_workers
         self._name = fiber_name_prefix or f"FiberPoolExecutor-{next(_pool_numbers)}"
         self._numbers = itertools.count()
-        self._workers: set[Fiber[None]] = set()
+        self._workers: set[_Worker] = set()
         self._is_shut_down = False
+        _pools.add(self)
 
     def submit(
         self, fn: Callable[_Parameters, _Result], /, *args: _Parameters.args, **kwargs: _Parameters.kwargs
@@ -277,7 +295,7 @@ class FiberPoolExecutor(Executor):
         call = _Call(future, fn, args, kwargs)
         self._calls.append(call)
         try:
-            self._add_worker()
+            self._add_worker(self._refuse_if_shut_down)
         except BaseException:
             self._take_back(call)
             raise
@@ -299,38 +317,77 @@ class FiberPoolExecutor(Executor):
             return False
         return True
 
-    def _add_worker(self) -> None:
+    def _add_worker(self, check: Callable[[], None] | None = None) -> None:
         if self._permits is not None:
             try:
                 self._permits.pop()
             except IndexError:
-                return  # as many as may live do, and none ends before it has found the queue empty
-        try:
-            worker = self._scheduler.spawn(self._work, name=f"{self._name}_{next(self._numbers)}")
-        except BaseException:
-            self._give_permit_back()
-            raise
+                return  # as many as may live do; each looks at the queue after it has given its permit back
+        worker = _Worker()
         self._workers.add(worker)
-        worker.add_done_callback(self._workers.discard)
+        try:
+            if check is not None:
+                check()  # only now: a shutdown that comes later finds the worker, and waits for it
+            worker.fiber = self._scheduler.spawn(self._work, worker, name=f"{self._name}_{next(self._numbers)}")
+        except BaseException:
+            self._give_permit_back(worker)
+            self._forget(worker)
+            raise
+        worker.fiber.add_done_callback(partial(self._worker_ended, worker))
 
-    def _give_permit_back(self) -> None:
-        if self._permits is not None:
+    def _give_permit_back(self, worker: _Worker) -> None:
+        if self._permits is not None and worker in self._workers:  # else a fork has come between
             self._permits.append(None)
 
-    def _work(self) -> None:
+    def _forget(self, worker: _Worker) -> None:
+        self._workers.discard(worker)
+        worker.fiber = None
+        worker.gone.ring()
+
+    def _work(self, worker: _Worker) -> None:
+        worker.fiber = current_fiber()  # spawn may not have returned yet, on another OS thread
+        worker.has_begun = True
         try:
-            try:
-                checkpoint()
-                while self._calls:
-                    self._run_one()
-            except Cancelled:
+            while self._calls:
+                checkpoint()  # calls that never park must not keep the other fibers from running, nor the run from ending
+                self._run_one()
+        except Cancelled:
+            worker.was_cancelled = True
+            raise
+
+    def _worker_ended(self, worker: _Worker, fiber: Fiber[None]) -> None:
+        # However it ended: its function may not have been called at all, or a call may have raised SystemExit.
+        self._give_permit_back(worker)
+        # Before the looks at the queue: whoever found no permit has put its call there.
+        try:
+            if worker.was_cancelled:
                 self._drop_calls()
-                raise
+            elif not worker.has_begun:
+                self._fail_call(MemoryError(f"{fiber.name}, which was to make this call, got no stack"))
         finally:
-            self._give_permit_back()
-        # One that came after the last look, and found no permit.
-        if self._calls:
+            try:
+                self._replace_worker()
+            finally:
+                self._forget(worker)
+
+    def _replace_worker(self) -> None:
+        if not self._calls:
+            return
+        try:
             self._add_worker()
+        except BaseException as error:
+            self._drop_calls()
+            if not isinstance(error, RunFinishedError):
+                raise
+
+    def _fail_call(self, error: BaseException) -> None:
+        # One call for each worker that got no stack: all are answered, and none is tried for ever.
+        try:
+            future = self._calls.popleft().future
+        except IndexError:
+            return
+        if future.set_running_or_notify_cancel():
+            future.set_exception(error)
 
     def _run_one(self) -> None:
         try:
@@ -342,8 +399,8 @@ class FiberPoolExecutor(Executor):
             return
         try:
             result = call.context.run(call.fn, *call.args, **call.kwargs)
-        except Cancelled as error:
-            future.set_exception(CancelledError(*error.args))
+        except Cancelled:
+            future._end_cancelled()
             checkpoint()  # the worker itself was cancelled: the run ends
         except BaseException as error:
             future.set_exception(error)
@@ -355,11 +412,18 @@ class FiberPoolExecutor(Executor):
             del call, future
 
     def _drop_calls(self) -> None:
+        raised: BaseException | None = None
         while self._calls:
             try:
-                self._calls.popleft().drop()
+                call = self._calls.popleft()
             except IndexError:
-                return
+                break
+            try:
+                call.drop()
+            except BaseException as error:  # from a done callback; the other calls want their answers too
+                raised = error
+        if raised is not None:
+            raise raised
 
     def map(
         self, fn: Callable[..., _Result], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1
@@ -389,8 +453,17 @@ class FiberPoolExecutor(Executor):
             self._drop_calls()
         while wait and self._workers:
             for worker in list(self._workers):
-                worker.join()
-                self._workers.discard(worker)
+                fiber = worker.fiber
+                if fiber is not None:
+                    fiber.join()
+                worker.gone.wait("the end of a worker", self, moment_after(None))
+
+    def _renew(self, survivor: Fiber[Any] | None) -> None:
+        # In a forked child. A fiber that forks may be a worker; what its call returns is the future's result here too.
+        self._calls = deque()
+        self._workers = {worker for worker in self._workers if survivor is not None and worker.fiber is survivor}
+        if self._max_workers is not None:
+            self._permits = deque([None] * (self._max_workers - len(self._workers)))
 
     def __repr__(self) -> str:
         state = "shut down" if self._is_shut_down else "open"
@@ -402,10 +475,23 @@ def _results_of(futures: deque[Future[_Result]], timeout: float | None, deadline
         while futures:
             future = futures[0]
             assert isinstance(future, FiberFuture)
-            if not future._over.wait("the result of a call", future, deadline_ns):
+            if not future._wait_until(deadline_ns):
                 raise TimeoutError(f"no result within {timeout} seconds")
             futures.popleft()
             yield future.result()
     finally:
         for future in futures:
             future.cancel()
+
+
+_pools: "weakref.WeakSet[FiberPoolExecutor]" = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    # The scheduler's own step has come before: it was registered first.
+    survivor = None if running_scheduler() is None else current_fiber()
+    for pool in list(_pools):
+        pool._renew(survivor)
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -6,9 +6,11 @@ import gc
 import logging
 import threading
 import weakref
+from collections import deque
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError, Executor, Future
 
 import pytest
+from child import run_child
 
 import greenio
 from greenio import FiberPoolExecutor, as_completed, current_time, move_on_after, sleep, spawn, wait, yield_now
@@ -81,6 +83,17 @@ def test_wait_returns_at_the_first_failure_and_takes_cancellation_for_none():
         assert current_time() == 2
         assert wait([fine, long], return_when=FIRST_EXCEPTION).done == {fine, long}
         assert type(failing.exception()) is ValueError
+
+    run(main)
+
+
+def test_wait_does_not_wait_for_the_done_callbacks_of_a_failed_call():
+    def main():
+        with FiberPoolExecutor() as pool:
+            future = pool.submit(fail_after, 1, ValueError())
+            future.add_done_callback(lambda _: sleep(5))
+            assert wait([future], timeout=2, return_when=FIRST_EXCEPTION).done == {future}
+            assert current_time() == 1
 
     run(main)
 
@@ -287,6 +300,43 @@ def test_result_times_out():
     run(main)
 
 
+def test_done_callbacks_may_ask_for_the_result():
+    seen = []
+
+    def main():
+        with FiberPoolExecutor(1) as pool:
+            returns, fails = pool.submit(return_after, 1, "one"), pool.submit(fail_after, 1, KeyError())
+            cancelled = pool.submit(int)
+            returns.add_done_callback(lambda future: seen.append(future.result()))
+            fails.add_done_callback(lambda future: seen.append(type(future.exception())))
+
+            def ask(future):
+                with pytest.raises(CancelledError):
+                    future.result()
+                seen.append("cancelled")
+
+            cancelled.add_done_callback(ask)
+            assert cancelled.cancel()
+
+    run(main)
+    assert seen == ["cancelled", "one", KeyError]
+
+
+def test_what_is_done_has_its_result_while_its_callbacks_run():
+    def main():
+        with FiberPoolExecutor() as pool:
+            future = pool.submit(return_after, 1, "one")
+            future.add_done_callback(lambda _: sleep(5))
+            waits = spawn(future.result)
+            sleep(2)
+            assert future.done() and waits.state == "done"
+            assert future.result(timeout=0) == "one"
+            assert future.exception(timeout=0) is None
+            assert current_time() == 2
+
+    run(main)
+
+
 def test_no_more_than_max_workers_run_and_the_rest_in_order():
     running, peak, order = 0, 0, []
 
@@ -309,6 +359,25 @@ def test_no_more_than_max_workers_run_and_the_rest_in_order():
 
     assert run(main) == 3
     assert (peak, order) == (2, [0, 1, 2, 3, 4])
+
+
+def test_calls_that_never_park_let_other_fibers_run():
+    made = 0
+
+    def main():
+        pool = FiberPoolExecutor(1)
+
+        def call():
+            nonlocal made
+            made += 1
+            if made < 20_000:
+                pool.submit(call)
+
+        pool.submit(call)
+        yield_now()
+        assert 0 < made < 20_000
+
+    run(main)
 
 
 def test_workers_end_when_idle_and_come_back():
@@ -416,6 +485,55 @@ def test_shutdown_cancels_what_has_not_begun():
     assert run(main) == 1
 
 
+def test_a_done_callback_that_raises_does_not_keep_shutdown_from_cancelling_the_rest():
+    def main():
+        pool = FiberPoolExecutor(1)
+        pool.submit(sleep, 1)
+        yield_now()
+        futures = [pool.submit(int) for _ in range(3)]
+
+        def interrupt(_):
+            raise KeyboardInterrupt
+
+        futures[0].add_done_callback(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pool.shutdown(cancel_futures=True)
+        assert all(future.cancelled() for future in futures)
+        assert wait(futures, timeout=0).done == set(futures)
+
+    run(main)
+
+
+def test_shutdown_waits_for_a_worker_that_another_thread_is_just_spawning():
+    spawned, go_on = threading.Event(), threading.Event()
+    ran = []
+
+    class Slow:
+        def __init__(self, scheduler):
+            self.scheduler = scheduler
+
+        def spawn(self, *arguments, **keywords):
+            fiber = self.scheduler.spawn(*arguments, **keywords)
+            spawned.set()
+            go_on.wait()
+            return fiber
+
+    def main():
+        pool = FiberPoolExecutor(1)
+        pool._scheduler = Slow(pool._scheduler)
+        thread = threading.Thread(target=pool.submit, args=(lambda: (ran.append(True), go_on.set()),))
+        thread.start()
+        try:
+            spawned.wait()
+            pool.shutdown()
+            assert ran == [True]
+        finally:
+            go_on.set()
+            thread.join()
+
+    greenio.run(main)
+
+
 def test_each_call_runs_in_its_callers_context():
     variable = contextvars.ContextVar("variable", default="unset")
 
@@ -442,9 +560,183 @@ def test_the_runs_end_cancels_the_futures():
 
     run(main)
     for future in kept:
+        assert future.cancelled()
         with pytest.raises(CancelledError):
             future.result(timeout=0)
+        with pytest.raises(CancelledError):
+            future.exception(timeout=0)
     assert ran == []
+    assert concurrent.futures.wait(kept, timeout=0).not_done == set()
+
+
+def test_a_call_that_was_cancelled_is_no_failure():
+    called_back = []
+
+    def main():
+        long = spawn(sleep, 5)
+        pool = FiberPoolExecutor(fiber_name_prefix="worker")
+        future = pool.submit(sleep, 100)
+        future.add_done_callback(called_back.append)
+        waits = spawn(wait, [future, long], None, FIRST_EXCEPTION)
+        wait_all_parked()
+        (worker,) = (fiber for fiber in greenio.current_scheduler().fibers() if fiber.name == "worker_0")
+        worker.cancel()
+        assert waits.result() == ({future, long}, set())
+        assert future.cancelled() and called_back == [future]
+        assert current_time() == 5
+
+    run(main)
+
+
+def test_a_call_that_comes_while_a_cancelled_worker_ends_is_answered():
+    late = []
+
+    class Permits(deque):
+        def append(self, permit):  # the last moment at which a submit finds no permit
+            if not late:
+                late.append(pool.submit(int))
+            super().append(permit)
+
+    def main():
+        nonlocal pool
+        pool = FiberPoolExecutor(1)
+        pool._permits = Permits([None])
+        pool.submit(sleep, 100)
+        yield_now()
+
+    pool = None
+    run(main)
+    assert late[0].cancelled()
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+def test_calls_that_wait_are_made_after_one_that_ends_the_run(error):
+    def main():
+        pool = FiberPoolExecutor(1)
+        ends = pool.submit(fail_after, 1, error)
+        waits = pool.submit(return_after, 1, "made")
+        with pytest.raises(type(error)):
+            sleep(100)
+        assert ends.exception() is error
+        assert waits.result() == "made" and current_time() == 2
+
+    run(main)
+
+
+def test_a_worker_without_a_stack_fails_its_call_and_the_executor_goes_on():
+    run_child(
+        """
+        import logging, resource
+        import greenio
+
+        logging.getLogger("greenio").disabled = True
+
+        def main():
+            pool = greenio.FiberPoolExecutor(1)
+            soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+            with open("/proc/self/statm") as file:
+                used = int(file.read().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), hard))
+            futures = [pool.submit(int) for _ in range(3)]
+            greenio.yield_now()
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+            assert "got no stack" in str(futures[0].exception(1)), futures
+            for future in futures[1:]:
+                future.exception(1)
+            assert pool.submit(int).result(1) == 0
+            pool.shutdown()
+
+        greenio.run(main, stack_size=1 << 31)
+        """
+    )
+
+
+@pytest.mark.parametrize("where", ["main", "call", "thread"])
+def test_a_forked_child_has_an_executor_without_workers_and_calls(where):
+    run_child(
+        """
+        import os, sys, threading, time, traceback
+        import greenio
+
+        def fork(check):
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    check()
+                    os._exit(0)
+                except BaseException:
+                    traceback.print_exc()
+                    os._exit(1)
+            assert os.waitpid(pid, 0)[1] == 0
+
+        def main(where):
+            pool = greenio.FiberPoolExecutor(2, "pool")
+            gate = greenio.Event()
+            made = []
+
+            def check():
+                workers = 1 if where == "call" else 0
+                assert repr(pool) == f"<greenio.FiberPoolExecutor 'pool' open, {workers} workers, 0 calls wait>", pool
+                try:
+                    assert [pool.submit(int).result(5) for _ in range(3)] == [0, 0, 0]
+                except greenio.RunFinishedError:
+                    assert where == "thread"
+                else:
+                    assert where != "thread"
+                assert made == []
+                if where != "call":
+                    pool.shutdown()
+
+            running = pool.submit(gate.wait)
+            if where == "call":
+                forks = pool.submit(fork, check)
+            else:
+                pool.submit(gate.wait)
+            waiting = pool.submit(made.append, "in the parent")
+            greenio.sleep(0)
+            if where == "main":
+                fork(check)
+            elif where == "thread":
+                thread = threading.Thread(target=fork, args=(check,))
+                thread.start()
+                thread.join()
+            else:
+                forks.result()
+            gate.set()
+            pool.shutdown()
+            assert made == ["in the parent"]
+
+        greenio.run(main, sys.argv[1])
+        """,
+        where,
+        flags=("-W", "error", "-W", "ignore::DeprecationWarning"),  # of a fork beside other OS threads
+    )
+
+
+def test_a_worker_that_forked_goes_on_in_the_child():
+    child = run_child(
+        """
+        import os
+        import greenio
+
+        def main():
+            pool = greenio.FiberPoolExecutor(1)
+
+            def call():
+                pid = os.fork()
+                if pid == 0:
+                    later = pool.submit(print, "in the child", flush=True)
+                    greenio.spawn(lambda: later.result())
+                    return
+                assert os.waitpid(pid, 0)[1] == 0
+
+            first, second = pool.submit(call), pool.submit(print, "in the parent", flush=True)
+            second.result()
+
+        greenio.run(main)
+        """
+    )
+    assert child.stdout == "in the child\nin the parent\n"
 
 
 def test_after_the_run_submit_is_refused():
