@@ -7,8 +7,12 @@
 #
 # One run at a time has it, and its OS thread is the main one, as Python wants it for signal handlers.
 #
-# Invariant: while `dumping` is not 0, the signal's disposition is on_signal, `python_handler` is Python's own C handler and
-# `write_stacks` is what faulthandler installed for it.
+# Invariants:
+#   - while `dumping` is not 0, and nothing here is running, the signal's disposition is on_signal, `python_handler` is Python's own C
+#     handler and `write_stacks` is what faulthandler installed for it;
+#   - `dumping`, `handler`, `previous` and `owner` tell what `remove` has to undo, also in a child forked by another OS thread in
+#     the middle of `install`;
+#   - the timer is touched only while there is one: an id that was given back may be another's.
 #
 # Not taken: faulthandler.register alone (it knows no names and no reasons, and at most 100 threads), and always both (twice the text).
 import faulthandler
@@ -19,7 +23,7 @@ import threading
 from libc.errno cimport errno
 
 from greenio._explain import format_stacks, signal_name, wait_graph_of
-from greenio._scheduler import keep_quiet_handler, live_schedulers
+from greenio._scheduler import keep_quiet_handler, live_schedulers, running_scheduler
 
 cdef extern from * nogil:
     """
@@ -31,6 +35,7 @@ cdef extern from * nogil:
     #define GREENIO_DUMP_PATIENCE_S 1
 
     static timer_t greenio_dump_timer;
+    static volatile sig_atomic_t greenio_dump_has_timer;
     static int greenio_dump_cookie;                    /* its address tells our timer's signals from others' */
     static volatile sig_atomic_t greenio_dump_pending; /* asked for, and the Python handler has not run since */
     static void (*volatile greenio_dump_python_handler)(int);
@@ -39,6 +44,8 @@ cdef extern from * nogil:
     static void greenio_dump_set_timer(int seconds)
     {
         struct itimerspec after;
+        if (!greenio_dump_has_timer)
+            return;
         memset(&after, 0, sizeof after);
         after.it_value.tv_sec = seconds;
         timer_settime(greenio_dump_timer, 0, &after, NULL);
@@ -74,13 +81,24 @@ cdef extern from * nogil:
         event.sigev_signo = number;
         event.sigev_value.sival_ptr = &greenio_dump_cookie;
         greenio_dump_pending = 0;
-        return timer_create(CLOCK_MONOTONIC, &event, &greenio_dump_timer);
+        greenio_dump_has_timer = timer_create(CLOCK_MONOTONIC, &event, &greenio_dump_timer) == 0;
+        return greenio_dump_has_timer ? 0 : -1;
     }
 
     static void greenio_dump_drop_timer(void)
     {
         greenio_dump_pending = 0;
+        if (!greenio_dump_has_timer)
+            return;
+        greenio_dump_has_timer = 0;
         timer_delete(greenio_dump_timer);
+    }
+
+    /* In a forked child: timers do not come along. */
+    static void greenio_dump_forget_timer(void)
+    {
+        greenio_dump_pending = 0;
+        greenio_dump_has_timer = 0;
     }
 
     /* What C code handles it: SIG_DFL, SIG_IGN or a function. */
@@ -107,6 +125,7 @@ cdef extern from * nogil:
     void greenio_dump_answered()
     int greenio_dump_make_timer(int number)
     void greenio_dump_drop_timer()
+    void greenio_dump_forget_timer()
     void *greenio_dump_handler_of(int number)
     int greenio_dump_take(int number, void *python_handler, void *write_stacks)
     void *GREENIO_DUMP_DEFAULT
@@ -118,6 +137,7 @@ cdef enum:
 cdef int dumping = 0         # the signal's number; 0: none
 cdef object handler = None   # what we gave to signal.signal
 cdef object previous = None  # what was there before
+cdef object owner = None     # the Scheduler whose run has it
 
 
 def parse_signal(str text not None):
@@ -160,7 +180,7 @@ def install(int number):
         RuntimeError: not on the main OS thread; it is installed already; code outside of Python handles that signal.
         ValueError, OSError: that signal cannot be handled.
     """
-    global dumping, handler, previous
+    global dumping, handler, previous, owner
     cdef void *python_handler
     cdef void *write_stacks
     cdef void *present
@@ -175,49 +195,56 @@ def install(int number):
     if not callable(before) and present != GREENIO_DUMP_DEFAULT and present != GREENIO_DUMP_IGNORED:
         raise RuntimeError(
             f"{signal_name(number)} is handled outside of Python (faulthandler.register?); choose another signal for dumps")
+    # First of all, for the signal may come as soon as there is a handler.
+    if greenio_dump_make_timer(number) != 0:
+        raise OSError(errno, f"no timer for dumps: {os.strerror(errno)}")
     handler = _dump
-    signal.signal(number, handler)
+    previous = before
+    owner = running_scheduler()
+    dumping = number
     try:
+        signal.signal(number, handler)
         python_handler = greenio_dump_handler_of(number)
         faulthandler.register(number, file=STANDARD_ERROR, all_threads=True, chain=False)
-        try:
-            write_stacks = greenio_dump_handler_of(number)
-            if greenio_dump_make_timer(number) != 0:
-                raise OSError(errno, f"no timer for dumps: {os.strerror(errno)}")
-            greenio_dump_take(number, python_handler, write_stacks)
-        except BaseException:
-            faulthandler.unregister(number)
-            raise
+        write_stacks = greenio_dump_handler_of(number)
+        greenio_dump_take(number, python_handler, write_stacks)
+        if not callable(before) or before is signal.default_int_handler:
+            keep_quiet_handler(handler, True)
     except BaseException:
-        signal.signal(number, before)
+        remove()
         raise
-    dumping = number
-    previous = before
-    if not callable(before) or before is signal.default_int_handler:
-        keep_quiet_handler(handler, True)
 
 
 def remove():
     """Put back what was there before `install`, unless the program has installed something else since. Does nothing without it."""
-    global dumping, handler, previous
+    global dumping, handler, previous, owner
     cdef int number = dumping
     if number == 0:
         return
     greenio_dump_drop_timer()   # one that has just expired is delivered before this returns
-    present = signal.getsignal(number)
-    before = previous
-    faulthandler.unregister(number)
-    signal.signal(number, before if present is handler else present)
-    keep_quiet_handler(handler, False)
-    dumping = 0
-    handler = None
-    previous = None
+    try:
+        present = signal.getsignal(number)
+        registered = faulthandler.unregister(number)
+        if present is handler:
+            signal.signal(number, previous)
+        elif registered:
+            signal.signal(number, present)  # in place of what faulthandler has put back
+    finally:
+        keep_quiet_handler(handler, False)
+        dumping = 0
+        handler = None
+        previous = None
+        owner = None
 
 
 def _after_fork_in_child():
-    # Timers do not come along.
-    if dumping:
+    greenio_dump_forget_timer()
+    if not dumping:
+        return
+    if owner is running_scheduler():
         greenio_dump_make_timer(dumping)
+    else:
+        remove()  # the run did not come along
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

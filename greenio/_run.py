@@ -20,8 +20,8 @@ _Arguments = TypeVarTuple("_Arguments")
 DEFAULT_SWITCH_INTERVAL = 0.0005 if SWAP_LETS_GIL_GO else None
 
 _interval_lock = threading.Lock()
-_intervals: list[float] = []  # what each run asked for
-_interval_before = 0.0  # what the program had set
+_intervals: dict[int, float] = {}  # by OS thread: what its run asked for
+_interval_before: float | None = None  # what the program had set; None: no run has changed it
 
 
 def run(
@@ -75,17 +75,21 @@ def run(
         schedule.begin()
     scheduler._open()
     try:
-        if schedule is not None:
-            _seed_select(schedule.seed)
-        if dump_signal is not None:
-            _dump_signal.install(dump_signal)
-        _shorten_switch_interval(switch_interval)
         try:
-            return _run_main(scheduler, main, args)
-        finally:
-            _restore_switch_interval(switch_interval)
+            if schedule is not None:
+                _seed_select(schedule.seed)
             if dump_signal is not None:
-                _dump_signal.remove()
+                _dump_signal.install(dump_signal)
+            try:
+                try:
+                    _shorten_switch_interval(switch_interval)
+                    return _run_main(scheduler, main, args)
+                finally:
+                    _restore_switch_interval(switch_interval)
+            finally:
+                if dump_signal is not None:
+                    _dump_signal.remove()
+        finally:
             if schedule is not None:
                 _seed_select(None)
     finally:
@@ -129,15 +133,35 @@ def _shorten_switch_interval(wanted: float | None) -> None:
     if wanted is None:
         return
     with _interval_lock:
-        if not _intervals:
+        if _interval_before is None:
             _interval_before = sys.getswitchinterval()
-        _intervals.append(wanted)
-        sys.setswitchinterval(min(_interval_before, *_intervals))
+        _intervals[threading.get_ident()] = wanted
+        sys.setswitchinterval(min(_interval_before, *_intervals.values()))
 
 
 def _restore_switch_interval(wanted: float | None) -> None:
     if wanted is None:
         return
     with _interval_lock:
-        _intervals.remove(wanted)
-        sys.setswitchinterval(min(_interval_before, *_intervals) if _intervals else _interval_before)
+        _intervals.pop(threading.get_ident(), None)
+        _settle_switch_interval()
+
+
+def _settle_switch_interval() -> None:
+    global _interval_before
+    if _interval_before is not None:
+        sys.setswitchinterval(min([_interval_before, *_intervals.values()]))
+    if not _intervals:
+        _interval_before = None
+
+
+def _after_fork_in_child() -> None:
+    # The runs of other OS threads did not come along; one of them may have held the lock, anywhere in the functions above.
+    global _interval_lock
+    _interval_lock = threading.Lock()
+    for ident in set(_intervals) - {threading.get_ident()}:
+        del _intervals[ident]
+    _settle_switch_interval()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

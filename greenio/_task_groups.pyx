@@ -11,7 +11,7 @@ from functools import partial
 from libc.stdint cimport int64_t
 
 from greenio._scheduler cimport (
-    CANCELLED, NEVER, PARKED, WOKEN, Fiber, Limit, Scheduler, current_scheduler_or_none, current_scheduler_or_raise,
+    CANCELLED, DONE, NEVER, PARKED, WOKEN, Fiber, Limit, Scheduler, current_scheduler_or_none, current_scheduler_or_raise,
     unpark)
 from greenio._scopes cimport CancelScope, refresh, refresh_inside
 from greenio._waiting cimport (
@@ -109,7 +109,8 @@ cdef class GroupScope(CancelScope):
         elif isinstance(raised, Cancelled):
             self.cut_short = True
         else:
-            fiber.observed = True
+            if self.fiber is not None:  # else it was left where nothing could wait, and nobody raises this: it is logged
+                fiber.observed = True
             self.take_failure(raised, f"{fiber.name} raised {type(raised).__name__}")
         self.let_in()
         if not self.members:
@@ -248,8 +249,12 @@ cdef class TaskGroup:
             scope.set_cancelled(f"the body of the task group raised {type(exception).__name__}")
         if scheduler is None or scheduler.hosting:
             scope.set_cancelled("the task group was left where nothing can wait")
-            scope.leave(None)
-            raise RuntimeError(f"no fiber runs here that could wait for the fibers of {self!r}; they are cancelled")
+            scope.take_out()
+            misuse = RuntimeError(f"no fiber runs here that could wait for the fibers of {self!r}; they are cancelled")
+            failures, scope.failures = scope.failures, []
+            if not failures:
+                raise misuse
+            raise misuse from BaseExceptionGroup("unhandled errors in a TaskGroup", failures)
         if scheduler is not scope.fiber.scheduler or scheduler.current is not <void *>scope.fiber:
             scope.set_cancelled("the task group was left by another fiber")
         return self.conclude(
@@ -267,7 +272,10 @@ cdef class TaskGroup:
                 failures.insert(0, exception)
             for failure in failures:
                 log_beside(base_error, failure)
-            scope.leave(None)
+            try:
+                scope.leave(None)
+            except RuntimeError as misuse:
+                raise base_error from misuse
             if base_error is exception:
                 return False
             raise base_error
@@ -278,8 +286,11 @@ cdef class TaskGroup:
             failures.insert(0, exception)
         if failures:
             group = BaseExceptionGroup("unhandled errors in a TaskGroup", failures)
-            if scope.leave(group):
-                return True
+            try:
+                if scope.leave(group):
+                    return True
+            except RuntimeError as misuse:
+                raise misuse from group
             raise group from None
         if exception is not None and not stray:
             return scope.leave(exception)
@@ -295,6 +306,10 @@ cdef class TaskGroup:
             raise RuntimeError("this task group is not entered yet: fibers are spawned inside its with statement")
         if scope.fiber is None:
             raise RuntimeError("this task group has been left: all its fibers have ended, and no more can be spawned")
+        if scope.fiber.run_state == DONE:
+            raise RuntimeError(
+                f"{scope.fiber.name}, which entered this task group, has ended or did not come along into this forked process: "
+                "nobody would wait for more fibers, and none can be spawned into it")
         if scope.cancelled:
             raise RuntimeError(
                 "this task group is shutting down" + ("" if scope.cancel_reason is None else f" ({scope.cancel_reason})")
@@ -309,7 +324,8 @@ cdef class TaskGroup:
         Returns:
             The Fiber. Its failure is the group's, whether somebody asks for its result or not.
         Raises:
-            RuntimeError: the group is not entered, is shutting down (a failure, or cancel), or has been left.
+            RuntimeError: the group is not entered, is shutting down (a failure, or cancel), or has been left; the fiber that
+                entered it has ended, or did not come along into this forked process.
             TypeError, ValueError: *fn* is not callable, *stack_size* is out of bounds. Nothing was spawned.
         """
         self.check_open()
@@ -350,15 +366,18 @@ cdef class TaskGroup:
             waiting.wait_for_members(scheduler, "the start of a fiber", fiber)
         finally:
             status.fiber = None  # the fiber's frames, which its exception may hold, refer to `status`
-            group.starting -= 1
+            if group.starting:  # else a signal handler forked meanwhile, and the group has forgotten it
+                group.starting -= 1
             group.wake_waiter()
             waiting.leave(None)
         base_error, waiting.base_error = waiting.base_error, None
         failures, waiting.failures = waiting.failures, []
+        if base_error is None and failures:
+            base_error = failures.pop(0)
         if base_error is not None:
+            for failure in failures:
+                log_beside(base_error, failure)
             raise base_error
-        if failures:
-            raise failures[0]
         if fiber.born_in is group:
             return status.value
         scheduler.check()
@@ -455,7 +474,8 @@ cdef class TaskStatus:
         If the caller of start() was cancelled meanwhile, the fiber is cancelled with it and stays where it is.
 
         Raises:
-            RuntimeError: called before, or the fiber has ended.
+            RuntimeError: called before, or the fiber has ended; or this is a forked process, and the caller of start() did not
+                come along.
         """
         cdef Fiber fiber = self.fiber
         cdef GroupScope waiting = self.waiting
@@ -463,8 +483,10 @@ cdef class TaskStatus:
         cdef CancelScope scope
         if self.called:
             raise RuntimeError("task_status.started() was called before")
-        if fiber is None or fiber not in waiting.members:
+        if fiber is None or fiber.run_state == DONE or fiber not in waiting.members:
             raise RuntimeError("task_status.started() of a fiber that has ended")
+        if fiber.born_in is not waiting:
+            raise RuntimeError("task_status.started() in a forked process: the caller of start() did not come along")
         self.called = True
         if starter.limit_ns != NEVER and starter.limit_ns <= starter.scheduler.seen_ns:
             waiting.expire(starter)  # it has no timer while it waits for us
@@ -478,9 +500,10 @@ cdef class TaskStatus:
         if scope is waiting:
             fiber.limit = self.group
         else:
-            while scope.parent is not waiting:
+            while scope is not None and scope.parent is not waiting:
                 scope = scope.parent
-            scope.parent = self.group
+            if scope is not None:
+                scope.parent = self.group
         waiting.members.discard(fiber)
         waiting.running -= 1
         waiting.wake_waiter()

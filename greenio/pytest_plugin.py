@@ -16,12 +16,15 @@ The mark's options:
 
 `--greenio-seed=N` repeats one seed; `--greenio-seeds=N` sets how many, for every test that has a schedule other than "fifo".
 
+`unittest.TestCase` calls its methods itself, so those cannot run as fibers: a marked one fails.
+
 Fixtures are set up and torn down by pytest as ever: before the run begins, after it has ended, and once for all seeds. A test
 with seeds resets what it shares between its runs itself. Only the test's function runs as a fiber; an `async def` cannot.
 What a fixture needs to do with fibers, it gives to the test as a function to call.
 """
 
 import inspect
+import unittest
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -56,6 +59,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    many = config.getoption("greenio_seeds")
+    if many is not None and many < 1:
+        raise pytest.UsageError(f"--greenio-seeds must be >= 1, not {many}: with no seed no test would run")
     config.addinivalue_line(
         "markers",
         f"{MARK}(clock='virtual'|'real', seeds=N, seed=N, schedule='fifo'|'pct'|'random', timeout=seconds): run the test as the "
@@ -111,6 +117,19 @@ def _one_of(item: pytest.Function, option: str, value: Any, table: dict[str, Any
         names = ", ".join(map(repr, table))
         raise pytest.UsageError(f"{item.nodeid}: {option} must be one of {names}, not {value!r}")
     return table[value]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Refuse a marked method of a unittest.TestCase: pytest_pyfunc_call never sees it."""
+    if item.get_closest_marker(MARK) is None or not isinstance(item, pytest.Function):
+        return
+    if item.cls is not None and issubclass(item.cls, unittest.TestCase):
+        pytest.fail(
+            f"{item.nodeid} is a method of a unittest.TestCase, which calls it itself, so it cannot run as a fiber; make it a function "
+            "or a method of a plain class, or call greenio.run in it",
+            pytrace=False,
+        )
 
 
 @pytest.hookimpl(tryfirst=True)

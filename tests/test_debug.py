@@ -697,6 +697,65 @@ def test_a_forked_child_dumps_too():
     assert text.count("greenio: 1 fibers") == 1
 
 
+def test_a_child_forked_by_another_os_thread_has_no_dump_signal_and_may_have_its_own():
+    text = run_child(
+        DUMPED
+        + """
+    def in_child():
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+        greenio.run(lambda: (ask(), greenio.sleep(0)), dump_signal=signal.SIGUSR1)
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+        os.environ["GREENIO_DUMP_SIGNAL"] = "USR1"
+        greenio.run(greenio.sleep, 0)
+        os.kill(os.getpid(), signal.SIGUSR1)
+    def fork():
+        child = os.fork()
+        if child == 0:
+            try:
+                in_child()
+            finally:
+                os._exit(1)
+        statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    def main():
+        thread = threading.Thread(target=fork)
+        thread.start()
+        thread.join()
+        assert statuses == [-signal.SIGUSR1], statuses
+        ask()
+        greenio.sleep(0)
+    statuses = []
+    greenio.run(main, dump_signal=signal.SIGUSR1)
+    """,
+        flags=("-W", "error", "-W", "ignore::DeprecationWarning"),
+    ).stderr
+    assert text.count("greenio: 1 fibers") == 2
+
+
+def test_a_signal_that_comes_while_it_is_installed_is_answered_and_touches_no_timer_of_others():
+    text = dumped(
+        """
+    import ctypes
+    libc = ctypes.CDLL(None, use_errno=True)
+    event = (ctypes.c_int * 16)(0, 0, 0, 1)   # SIGEV_NONE
+    timer = ctypes.c_void_p()
+    assert libc.timer_create(1, event, ctypes.byref(timer)) == 0
+    times = (ctypes.c_long * 4)(0, 0, 3600, 0)
+    assert libc.timer_settime(timer, 0, times, None) == 0
+    register = signal.signal
+    def then_ask(number, handler):
+        before = register(number, handler)
+        if callable(handler):
+            ask()
+        return before
+    signal.signal = then_ask
+    greenio.run(lambda: greenio.sleep(0), dump_signal=signal.SIGUSR1)
+    assert libc.timer_gettime(timer, times) == 0
+    assert times[2] > 3000, list(times)
+    """
+    )
+    assert text.count("greenio: 1 fibers") == 1
+
+
 def test_afterwards_everything_is_as_before():
     before = signal.getsignal(signal.SIGUSR1)
     for _ in range(3):

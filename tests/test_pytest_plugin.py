@@ -290,6 +290,38 @@ def test_a_wrong_option_is_named(session, mark, message):
     result.stdout.fnmatch_lines([message])
 
 
+@pytest.mark.parametrize("count", ["0", "-1"])
+def test_no_seed_at_all_is_refused(session, count):
+    result = session(
+        """
+        @pytest.mark.greenio(seeds=3)
+        def test_it():
+            assert False
+        """,
+        f"--greenio-seeds={count}",
+    )
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*--greenio-seeds must be >= 1, not {count}*"])
+
+
+def test_a_method_of_a_unittest_case_is_refused(session):
+    result = session(
+        """
+        import unittest
+
+        class TestIt(unittest.TestCase):
+            @pytest.mark.greenio
+            def test_marked(self):
+                pass
+
+            def test_unmarked(self):
+                pass
+        """
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*::test_marked is a method of a unittest.TestCase*"])
+
+
 def test_an_async_test_is_refused(session):
     result = session(
         """

@@ -3,6 +3,7 @@
 import contextvars
 import gc
 import math
+import signal
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from child import command, environment, run_child
 
 import greenio
 from greenio._scheduler import park_here, running_scheduler
-from greenio.testing import VirtualClock, wait_all_parked
+from greenio.testing import RandomSchedule, VirtualClock, wait_all_parked
 
 
 def fail(error):
@@ -164,6 +165,98 @@ def test_a_run_that_gets_no_descriptor_leaves_nothing_behind():
             assert set(os.listdir("/proc/self/fd")) == start
         assert 3 <= reached < 8, reached
         greenio.run(greenio.sleep, 0)
+        """
+    )
+
+
+def test_a_run_that_gets_no_dump_signal_leaves_nothing_behind():
+    def order():
+        events = [greenio.Event() for _ in range(4)]
+        for event in events:
+            event.set()
+        return [greenio.select(*events).index for _ in range(30)]
+
+    def fail_and_draw():
+        with pytest.raises(OSError):
+            greenio.run(int, schedule=RandomSchedule(1), dump_signal=signal.SIGKILL, switch_interval=0.0001)
+        assert sys.getswitchinterval() == interval
+        return greenio.run(order)
+
+    interval = sys.getswitchinterval()
+    assert fail_and_draw() != fail_and_draw()
+
+
+def test_a_switch_interval_that_the_interpreter_refuses_leaves_nothing_behind():
+    class Odd:
+        def __gt__(self, other):
+            return True
+
+        __lt__ = __gt__
+
+    interval, before = sys.getswitchinterval(), signal.getsignal(signal.SIGUSR1)
+    with pytest.raises(TypeError):
+        greenio.run(int, schedule=RandomSchedule(1), dump_signal=signal.SIGUSR1, switch_interval=Odd())
+    assert sys.getswitchinterval() == interval
+    assert signal.getsignal(signal.SIGUSR1) is before
+    assert greenio.run(sys.getswitchinterval, switch_interval=0.0001) == pytest.approx(0.0001)
+    assert sys.getswitchinterval() == interval
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_child_forked_by_another_os_thread_has_the_switch_interval_of_before(held):
+    # Held: while the main OS thread is in the middle of changing it.
+    run_child(
+        f"""
+        import os, sys, threading
+        import greenio
+        from greenio import _run
+        def fork():
+            child = os.fork()
+            if child == 0:
+                try:
+                    assert abs(sys.getswitchinterval() - before) < 1e-9, sys.getswitchinterval()
+                    greenio.run(inside, 0.0002, switch_interval=0.0002)
+                    assert abs(sys.getswitchinterval() - before) < 1e-9, sys.getswitchinterval()
+                    os._exit(0)
+                except BaseException as error:
+                    print(repr(error), file=sys.stderr, flush=True)
+                finally:
+                    os._exit(1)
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        def inside(wanted):
+            assert abs(sys.getswitchinterval() - wanted) < 1e-9
+        def main():
+            inside(0.0001)
+            statuses = []
+            if {held}:
+                _run._interval_lock.acquire()
+            thread = threading.Thread(target=lambda: statuses.append(fork()))
+            thread.start()
+            thread.join()
+            if {held}:
+                _run._interval_lock.release()
+            assert statuses == [0], statuses
+            inside(0.0001)
+        before = sys.getswitchinterval()
+        greenio.run(main, switch_interval=0.0001)
+        """,
+        flags=("-W", "error", "-W", "ignore::DeprecationWarning"),
+    )
+
+
+def test_a_child_forked_by_a_run_keeps_that_runs_switch_interval():
+    run_child(
+        """
+        import os, sys, threading
+        import greenio
+        def main():
+            child = os.fork()
+            if child:
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            assert abs(sys.getswitchinterval() - 0.0001) < 1e-9
+        before = sys.getswitchinterval()
+        greenio.run(main, switch_interval=0.0001)
+        assert sys.getswitchinterval() == before
         """
     )
 

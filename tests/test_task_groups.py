@@ -784,6 +784,27 @@ def test_cancelling_the_group_leaves_a_start_of_another_fiber_alone_until_starte
     assert run(main) == ("moved", 2)
 
 
+@pytest.mark.parametrize("ending", [SystemExit, greenio.DeadlockError])
+def test_what_start_does_not_raise_is_logged(caplog, ending):
+    def serve(*, task_status):
+        try:
+            park_here("nothing")
+        finally:
+            raise ValueError("beside")
+
+    def main():
+        with TaskGroup() as group:
+            if ending is SystemExit:
+                spawn(fail_after, 1, SystemExit(3))
+            with pytest.raises(ending):
+                group.start(serve)
+
+    with caplog.at_level(logging.ERROR, logger="greenio"):
+        run(main)
+    assert [str(record.exc_info[1]) for record in caplog.records] == ["beside"]
+    assert ending.__name__ in caplog.text
+
+
 def test_start_outside_the_groups_run_is_refused():
     def main():
         with TaskGroup() as group:
@@ -1184,6 +1205,103 @@ def test_a_group_left_by_another_fiber_is_cancelled_waited_for_and_reported():
     assert run(main) == 3
 
 
+def test_failures_in_a_group_left_by_another_fiber_are_the_cause_of_the_report():
+    def main():
+        def hold():
+            with TaskGroup() as group:
+                group.spawn(fail, ValueError("important"))
+                yield group
+
+        generator = hold()
+        opener = spawn(next, generator)
+        opener.join()
+        with pytest.raises(RuntimeError, match="left by the fiber that entered") as caught:
+            next(generator)
+        assert isinstance(caught.value.__cause__, ExceptionGroup)
+        assert [str(failure) for failure in caught.value.__cause__.exceptions] == ["important"]
+
+    run(main)
+
+
+def test_what_ends_the_run_is_raised_though_the_group_is_left_by_another_fiber():
+    error = SystemExit(3)
+
+    def main():
+        def hold():
+            with TaskGroup() as group:
+                yield group
+                raise error
+
+        generator = hold()
+        spawn(next, generator).join()
+        with pytest.raises(SystemExit) as caught:
+            next(generator)
+        assert caught.value is error
+        assert "left by the fiber that entered" in str(error.__cause__)
+
+    run(main)
+
+
+def test_failures_in_a_group_left_where_nothing_can_wait_are_not_lost(caplog):
+    def fail_late():
+        try:
+            sleep(100)
+        finally:
+            raise KeyError("late")
+
+    def main():
+        def hold():
+            with TaskGroup() as group:
+                group.spawn(fail, ValueError("early"))
+                group.spawn(shielded_sleep, 1)
+                group.spawn(fail_late)
+                yield group
+
+        generator = hold()
+        caught = []
+
+        def leave():
+            try:
+                next(generator)
+            except BaseException as error:
+                caught.append(error)
+
+        spawn(next, generator).join()
+        with shield():
+            wait_all_parked()
+            thread = threading.Thread(target=leave)
+            thread.start()
+            thread.join()
+            sleep(2)
+        return caught[0]
+
+    with caplog.at_level(logging.ERROR, logger="greenio"):
+        error = run(main)
+    assert "no fiber runs here" in str(error)
+    seen = [*error.__cause__.exceptions, *(record.exc_info[1] for record in caplog.records if record.exc_info)]
+    assert sorted(map(str, seen)) == ["'late'", "early"]
+
+
+def test_nothing_is_spawned_into_a_group_whose_fiber_has_ended():
+    def main():
+        def hold():
+            with TaskGroup() as group:
+                yield group
+
+        generator = hold()
+        fiber = spawn(next, generator)
+        group = fiber.result()
+        with pytest.raises(RuntimeError, match="has ended or did not come along into this forked process"):
+            group.spawn(sleep, 1)
+        with pytest.raises(RuntimeError, match="has ended or did not come along into this forked process"):
+            group.start(sleep)
+        assert group.fibers() == []
+        with pytest.raises(RuntimeError, match="left by the fiber that entered"):
+            generator.close()
+
+    run(main)
+
+
 def test_a_generator_that_holds_a_group_can_be_closed():
     def main():
         def hold():
@@ -1313,6 +1431,79 @@ def test_a_forked_child_leaves_its_group_without_the_fibers_that_did_not_come_al
                 group.spawn(child)
 
         parent = os.getpid()
+        greenio.run(main)
+    """)
+
+
+def test_nothing_is_spawned_in_a_forked_child_into_a_group_that_did_not_come_along():
+    run_child("""
+        import os
+        import greenio
+        from greenio import TaskGroup, sleep
+
+        def child():
+            pid = os.fork()
+            if pid:
+                assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+                return
+            try:
+                group.spawn(sleep, 0)
+            except RuntimeError as error:
+                assert "did not come along into this forked process" in str(error), error
+                os._exit(7)
+            finally:
+                os._exit(1)
+
+        def main():
+            global group
+            with TaskGroup() as group:
+                group.spawn(child)
+        greenio.run(main)
+    """)
+
+
+@pytest.mark.parametrize("scoped", [False, True])
+@pytest.mark.parametrize("forker", ["the fiber itself", "another"])
+def test_started_in_a_forked_child_without_the_caller_of_start_is_refused(forker, scoped):
+    run_child(f"""
+        import os
+        import greenio
+        from greenio import CancelScope, TaskGroup, sleep, spawn
+
+        def fork(status):
+            pid = os.fork()
+            if pid:
+                assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+                return
+            try:
+                status.started(1)
+            except RuntimeError as error:
+                if {forker!r} == "another":
+                    assert "has ended" in str(error), error
+                else:
+                    assert "the caller of start() did not come along" in str(error), error
+                assert "not started" in repr(status)
+                os._exit(7)
+            finally:
+                os._exit(1)
+
+        def report(status):
+            if {forker!r} == "another":
+                spawn(fork, status).result()
+            else:
+                fork(status)
+            status.started(2)
+
+        def serve(*, task_status):
+            if {scoped}:
+                with CancelScope():
+                    report(task_status)
+            else:
+                report(task_status)
+
+        def main():
+            with TaskGroup() as group:
+                assert group.start(serve) == 2
         greenio.run(main)
     """)
 
