@@ -174,7 +174,7 @@ cdef class GroupScope(CancelScope):
     cdef bint wait_for_members(self, Scheduler scheduler, object reason, object waiting_on) except -1:
         cdef Fiber fiber = <Fiber>scheduler.current
         cdef bint waited = False
-        cdef bint told = False
+        cdef int deadlocks = 0  # the first one cancels; a second one after that would never be heard of
         self.waiter = fiber
         fiber.shield += 1
         try:
@@ -186,9 +186,10 @@ cdef class GroupScope(CancelScope):
                     waited = True
                     scheduler.park(reason, waiting_on, NEVER)
                 except BaseException as error:
-                    if isinstance(error, DeadlockError) and not told:
-                        told = True
-                        log_deadlock(fiber.name, error)
+                    if isinstance(error, DeadlockError):
+                        deadlocks += 1
+                        if deadlocks == 2:
+                            log_deadlock(fiber.name, error)
                     self.take_failure(error, f"{type(error).__name__} was raised in {fiber.name}, which waits for it")
         finally:
             fiber.shield -= 1
