@@ -12,6 +12,7 @@ import sys
 import threading
 import weakref
 from collections import Counter
+from concurrent.futures import Future
 
 import pytest
 from child import run_child
@@ -1171,6 +1172,38 @@ def test_a_select_that_parked_for_a_comparison_looks_at_the_others_again(seed):
         for _ in range(3):
             queue.put(Slow())
         chooser = greenio.spawn(lambda: greenio.select(channel, queue, timeout=60))
+        wait_all_parked()
+        drain(queue)
+        channel.send_nowait("item")
+        return chooser.result(), greenio.current_time() < 10
+
+    assert run_virtually(main) == ((0, "item"), True)
+
+
+@needs_select
+@pytest.mark.parametrize("seed", range(4))
+def test_a_select_that_parked_in_a_later_round_looks_at_the_others_again(seed):
+    class Slow:
+        def __lt__(self, other):
+            if prepared and greenio.current_fiber() is chooser:
+                greenio.sleep(1)
+            return False
+
+    class Filling(Future):
+        def add_done_callback(self, callback):
+            for item in items:
+                queue.put(item)
+            prepared.append(True)
+            super().add_done_callback(callback)
+
+    chooser, queue, prepared = None, PriorityQueue(), []
+    items = [Slow() for _ in range(3)]
+
+    def main():
+        nonlocal chooser
+        seed_select(seed)
+        channel = greenio.Channel(1)
+        chooser = greenio.spawn(lambda: greenio.select(channel, queue, Filling(), timeout=60))
         wait_all_parked()
         drain(queue)
         channel.send_nowait("item")
