@@ -199,19 +199,24 @@ cdef class Broadcast:
             Cancelled: the surrounding scope was cancelled. The item reached nobody.
         """
         cdef Scheduler scheduler = current_scheduler_or_none()
+        cdef bint parked = False
         cdef Place place
         if scheduler is not None:
             scheduler.check()
-        while not self.try_send(item):
-            place.item = <PyObject *>item
-            if stand_in_line(&self.senders, &place, scheduler, "broadcast send", self, NEVER) == SERVED:
-                if place.outcome == SHUT:
-                    raise send_closed()
-                if place.outcome == NO_MEMORY:
-                    raise MemoryError("no room for another item")
-                return
-        if scheduler is not None:
-            scheduler.spend()
+        try:
+            while not self.try_send(item):
+                parked = True
+                place.item = <PyObject *>item
+                if stand_in_line(&self.senders, &place, scheduler, "broadcast send", self, NEVER) == SERVED:
+                    if place.outcome == SHUT:
+                        raise send_closed()
+                    if place.outcome == NO_MEMORY:
+                        raise MemoryError("no room for another item")
+                    return
+        finally:
+            # Also if it raises: who asks again and again would starve the others.
+            if scheduler is not None and not parked:
+                scheduler.spend()
 
     def send_nowait(self, item):
         """send that never parks.
@@ -224,10 +229,12 @@ cdef class Broadcast:
         cdef Scheduler scheduler = current_scheduler_or_none()
         if scheduler is not None:
             scheduler.check()
-        if not self.try_send(item):
-            raise WouldBlock(f"{self.full_count} of {self.count} subscribers have no room")
-        if scheduler is not None:
-            scheduler.spend()
+        try:
+            if not self.try_send(item):
+                raise WouldBlock(f"{self.full_count} of {self.count} subscribers have no room")
+        finally:
+            if scheduler is not None:
+                scheduler.spend()
 
     def close(self):
         """No more items: subscribers receive what they have and then end, senders that wait get ChannelClosed. Again: does nothing."""
@@ -328,20 +335,24 @@ cdef class Subscription(Selectable):
     cdef object take_or_wait(self, bint wait):
         cdef Scheduler scheduler = current_scheduler_or_none()
         cdef PyObject *item = NULL
+        cdef bint parked = False
         cdef object result
         cdef Place place
         if scheduler is not None:
             scheduler.check()
-        while not self.try_take(&item):
-            if not wait:
-                raise WouldBlock("nothing to receive")
-            place.item = NULL
-            if stand_in_line(&self.receivers, &place, scheduler, "broadcast receive", self, NEVER) == SERVED:
-                return self.finish_take(&place)
-        result = adopted(item)
-        if scheduler is not None:
-            scheduler.spend()
-        return result
+        try:
+            while not self.try_take(&item):
+                if not wait:
+                    raise WouldBlock("nothing to receive")
+                parked = True
+                place.item = NULL
+                if stand_in_line(&self.receivers, &place, scheduler, "broadcast receive", self, NEVER) == SERVED:
+                    return self.finish_take(&place)
+            result = adopted(item)
+            return result
+        finally:
+            if scheduler is not None and not parked:
+                scheduler.spend()
 
     def receive(self):
         """Take the oldest item; parks while there is none. A checkpoint.

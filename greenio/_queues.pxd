@@ -15,6 +15,11 @@ from cpython.ref cimport Py_XDECREF, PyObject
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
+cdef extern from "Python.h":
+    PyObject *PyList_New(Py_ssize_t length) noexcept
+    void PyList_SET_ITEM(PyObject *list, Py_ssize_t index, PyObject *item) noexcept
+    void PyErr_Clear() noexcept
+
 from greenio._scheduler cimport Scheduler
 from greenio._waiting cimport Case, Line, Place, Selectable
 
@@ -84,13 +89,26 @@ cdef inline PyObject *ring_take_newest(Ring *ring) noexcept:
 
 
 cdef inline void ring_drop(Ring *ring) noexcept:
-    # Empties it and lets go of the items, whose destructors may already use the empty ring.
+    # Empties it and lets go of the items, the oldest first; their destructors may already use the empty ring. No error may be set.
+    # A list lets go of them: of a queue in a queue in a queue, any number, it takes apart only a few within one another, where a loop
+    # of our own would take them all, to the end of the C stack.
     cdef Ring old = ring[0]
     cdef size_t index
+    cdef PyObject *item
+    cdef PyObject *items
     ring.slots = NULL
     ring.room = ring.head = ring.count = 0
-    for index in range(old.count):
-        Py_XDECREF(old.slots[(old.head + index) & (old.room - 1)])
+    if old.count:
+        items = PyList_New(<Py_ssize_t>old.count)
+        if items is NULL:
+            PyErr_Clear()
+        for index in range(old.count):
+            item = old.slots[(old.head + index) & (old.room - 1)]
+            if items is NULL:
+                Py_XDECREF(item)
+            else:
+                PyList_SET_ITEM(items, <Py_ssize_t>(old.count - 1 - index), item)    # it lets go of its last one first
+        Py_XDECREF(items)
     PyMem_Free(old.slots)
 
 
@@ -106,6 +124,12 @@ cdef class ItemQueue(Selectable):
     # The getter at that place was served: its item, with its reference. False: it has to try anew.
     cdef bint finish_take(self, Place *place, PyObject **item) except -1
     cdef object take_or_wait(self, bint block, object timeout)
+    # For select. Whether try_take may run Python code, or park.
+    cdef bint runs_python(self) noexcept
+    # Whether try_take would do more than say False. Runs no Python code, whatever try_take does.
+    cdef bint has_news(self) noexcept
+    # Whether try_take would have to park before it knows.
+    cdef bint is_busy(self) noexcept
 
 
 cdef class SimpleQueue(ItemQueue):
@@ -125,7 +149,7 @@ cdef class Queue(ItemQueue):
     cdef Line putters                  # each place with its item
     cdef Line joiners
     # Of hooked ones only. The hooks run one at a time.
-    cdef Py_ssize_t hook_count         # what _qsize said last
+    cdef Py_ssize_t hook_count         # what _qsize said last: at the end of the last operation
     cdef Py_ssize_t promised           # items kept for getters that were served and have not run yet
     cdef bint locked
     cdef void *lock_owner              # fiber, or ident of an OS thread: only compared. NULL: handed over just now
@@ -146,10 +170,14 @@ cdef class Queue(ItemQueue):
     # There may be room: in with the first putters in line.
     cdef void admit(self) noexcept
     cdef int lock(self) except -1
+    # Serves whoever waits for what hook_count says now.
     cdef void unlock(self) noexcept
+    # Takes the lock and asks _qsize. With -1 the lock is free.
+    cdef int lock_and_count(self) except -1
     cdef bint put_by_hook(self, object item, bint granted) except -1
     cdef bint take_by_hook(self, PyObject **item, bint promised) except -1
     cdef int recount(self) except -1
+    cdef int ask_count(self) except -1
     cdef void offer(self) noexcept
     cdef int drain_by_hook(self) except -1
 
@@ -167,3 +195,5 @@ cdef class PriorityQueue(Queue):
 
 cdef class GetCase(Case):
     cdef ItemQueue queue
+    cdef bint at_once                  # the select does not wait: a queue that is busy cannot give anything now
+    cdef bint again                    # finish found nothing after all: the select tries anew

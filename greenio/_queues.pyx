@@ -73,6 +73,14 @@ cdef bint has_hooks(object kind) except -1:
     return any([getattr(kind, name) is not getattr(base, name) for name in ("_init", "_put", "_get", "_qsize")])
 
 
+cdef void *asking():
+    # Who has, or wants, a lock on the hooks.
+    cdef Scheduler scheduler = current_scheduler_or_none()
+    if scheduler is not None:
+        return <void *>scheduler.current
+    return <void *><size_t>PyThread_get_thread_ident()
+
+
 cdef object shut_down(str asked):
     return ShutDown(f"{asked} on a queue that was shut down")
 
@@ -100,6 +108,7 @@ cdef class ItemQueue(Selectable):
         cdef int64_t deadline_ns = NEVER
         cdef PyObject *item = NULL
         cdef object result
+        cdef bint parked = False
         cdef Place place
         cdef Outcome outcome
         if scheduler is not None:
@@ -107,20 +116,33 @@ cdef class ItemQueue(Selectable):
         if block and timeout is not None:
             deadline_ns = deadline_after(scheduler, timeout)
             block = <double>timeout > 0
-        while not self.try_take(&item):
-            if not block:
-                raise Empty
-            place.item = NULL
-            outcome = stand_in_line(&self.getters, &place, scheduler, "queue get", self, deadline_ns)
-            if outcome == SERVED:
-                if self.finish_take(&place, &item):
-                    return adopted(item)
-            elif outcome == TOO_LATE:
-                raise Empty
-        result = adopted(item)
-        if scheduler is not None:
-            scheduler.spend()
-        return result
+        try:
+            while not self.try_take(&item):
+                if not block:
+                    raise Empty
+                parked = True
+                place.item = NULL
+                outcome = stand_in_line(&self.getters, &place, scheduler, "queue get", self, deadline_ns)
+                if outcome == SERVED:
+                    if self.finish_take(&place, &item):
+                        break
+                elif outcome == TOO_LATE:
+                    block = False      # one may have come at the same moment
+            result = adopted(item)
+            return result
+        finally:
+            # Also if it raises: who asks again and again would starve the others.
+            if scheduler is not None and not parked:
+                scheduler.spend()
+
+    cdef bint runs_python(self) noexcept:
+        return False
+
+    cdef bint has_news(self) noexcept:
+        return self.ring.count != 0
+
+    cdef bint is_busy(self) noexcept:
+        return False
 
     cdef Case as_case(self):
         cdef GetCase case = GetCase.__new__(GetCase)
@@ -133,6 +155,8 @@ cdef class GetCase(Case):
 
     cdef bint attempt(self, Scheduler scheduler) except -1:
         cdef PyObject *item = NULL
+        if self.at_once and self.queue.is_busy():
+            return False
         if not self.queue.try_take(&item):
             return False
         self.value = adopted(item)
@@ -145,9 +169,8 @@ cdef class GetCase(Case):
 
     cdef object finish(self, Place *place):
         cdef PyObject *item = NULL
-        if not self.queue.finish_take(place, &item):
-            raise Empty                # a subclass' _put and _get, or its _qsize, do not agree
-        return adopted(item)
+        self.again = not self.queue.finish_take(place, &item)
+        return None if self.again else adopted(item)
 
 
 cdef class SimpleQueue(ItemQueue):
@@ -218,7 +241,9 @@ cdef class Queue(ItemQueue):
     putter that has waited longest. A put or get that raises, for whatever reason, has not happened. In a select it means get.
 
     As with queue.Queue, a subclass may have its own `_init`, `_put`, `_get` and `_qsize`. They run one at a time and
-    may park. The items are no attribute `queue` unless the subclass makes it one, and there is no `mutex`.
+    may park; then whatever else uses the queue parks until they are through, also `qsize`, `put_nowait` and the like.
+    What other methods of the subclass do to its items, the next operation sees. The items are no attribute `queue` unless the
+    subclass makes it one, and there is no `mutex`.
 
     Args:
         maxsize: most items that are there at a time; <= 0 for no bound.
@@ -317,29 +342,38 @@ cdef class Queue(ItemQueue):
     cdef int put_or_wait(self, object item, bint block, object timeout) except -1:
         cdef Scheduler scheduler = current_scheduler_or_none()
         cdef int64_t deadline_ns = NEVER
+        cdef bint timed = block and timeout is not None and self.maximum > 0     # else, as the standard's, it is not looked at
+        cdef bint parked = False
         cdef Place place
         cdef Outcome outcome
         if scheduler is not None:
             scheduler.check()
-        if block and timeout is not None:
+        if timed:
             deadline_ns = deadline_after(scheduler, timeout)
             block = <double>timeout > 0
-        while not self.try_put(item, False):
-            if not block:
-                raise Full
-            place.item = <PyObject *>item
-            outcome = stand_in_line(&self.putters, &place, scheduler, "queue put", self, deadline_ns)
-            if outcome == SERVED:
-                if place.outcome == SHUT:
-                    raise shut_down("put")
-                if place.outcome == KEPT:
-                    self.put_granted(item)
-                return 0
-            if outcome == TOO_LATE:
-                raise Full
-        if scheduler is not None:
-            scheduler.spend()
-        return 0
+        try:
+            while not self.try_put(item, False):
+                if block and timeout is not None and not timed:      # maxsize was set while a hook or a comparison ran
+                    timed = True
+                    deadline_ns = deadline_after(scheduler, timeout)
+                    block = <double>timeout > 0
+                if not block:
+                    raise Full
+                parked = True
+                place.item = <PyObject *>item
+                outcome = stand_in_line(&self.putters, &place, scheduler, "queue put", self, deadline_ns)
+                if outcome == SERVED:
+                    if place.outcome == SHUT:
+                        raise shut_down("put")
+                    if place.outcome == KEPT:
+                        self.put_granted(item)
+                    return 0
+                if outcome == TOO_LATE:
+                    block = False      # there may be room since the same moment
+            return 0
+        finally:
+            if scheduler is not None and not parked:
+                scheduler.spend()
 
     cdef int put_granted(self, object item) except -1:
         try:
@@ -377,11 +411,11 @@ cdef class Queue(ItemQueue):
 
         Args:
             block: False does not park.
-            timeout: seconds to wait; None waits for ever, 0 does not park.
+            timeout: seconds to wait; None waits for ever, 0 does not park. Without a bound it means nothing.
         Raises:
             queue.Full: there is no room, or there was none within *timeout*.
             ShutDown: the queue was shut down.
-            ValueError: *timeout* is negative.
+            ValueError: *timeout* is negative, and there is a bound.
             Cancelled: the surrounding scope was cancelled; the item was not put in.
         """
         self.put_or_wait(item, block, timeout)
@@ -440,14 +474,17 @@ cdef class Queue(ItemQueue):
 
     def qsize(self):
         """The number of items."""
+        self.ask_count()
         return self.length()
 
     def empty(self):
         """Whether there is no item now."""
+        self.ask_count()
         return self.length() == 0
 
     def full(self):
         """Whether a put would have to wait now."""
+        self.ask_count()
         return self.is_full()
 
     def task_done(self):
@@ -489,6 +526,8 @@ cdef class Queue(ItemQueue):
         dropped.slots = NULL
         dropped.room = dropped.head = dropped.count = 0
         self.is_down = True
+        if isinstance(self, PriorityQueue):
+            (<PriorityQueue>self).version += 1     # a put that compares now starts over, and finds it shut down
         try:
             if immediate and self.hooked:
                 self.drain_by_hook()
@@ -497,8 +536,6 @@ cdef class Queue(ItemQueue):
                 self.ring.slots = NULL
                 self.ring.room = self.ring.head = self.ring.count = 0
                 self.unfinished = max(self.unfinished - <Py_ssize_t>dropped.count, 0)
-                if isinstance(self, PriorityQueue):
-                    (<PriorityQueue>self).version += 1
         finally:
             serve_all(&self.putters, SHUT)
             serve_all(&self.getters, SHUT)
@@ -508,6 +545,7 @@ cdef class Queue(ItemQueue):
 
     def statistics(self):
         """A named tuple: size, waiting_getters, waiting_putters, peak (most items there ever were), unfinished."""
+        self.ask_count()
         return QueueStatistics(
             self.length(), line_length(&self.getters), line_length(&self.putters), self.peak, self.unfinished)
 
@@ -538,12 +576,8 @@ cdef class Queue(ItemQueue):
 
     cdef int lock(self) except -1:
         cdef Scheduler scheduler = current_scheduler_or_none()
-        cdef void *me
+        cdef void *me = asking()
         cdef Place place
-        if scheduler is not None:
-            me = <void *>scheduler.current
-        else:
-            me = <void *><size_t>PyThread_get_thread_ident()
         if self.kept_process != forks:
             self.renew()
         if self.locked and self.lock_owner is me:
@@ -560,6 +594,24 @@ cdef class Queue(ItemQueue):
         self.lock_owner = NULL
         if serve(&self.lockers) is NULL:
             self.locked = False
+        self.offer()
+        self.admit()
+
+    cdef int lock_and_count(self) except -1:
+        self.lock()
+        try:
+            self.hook_count = self._qsize()
+        except:
+            self.unlock()
+            raise
+        return 0
+
+    cdef int ask_count(self) except -1:
+        # For Python, which wants to know how many there are. A hook that asks has the lock.
+        if self.hooked and not (self.is_busy() and self.lock_owner is asking()):
+            self.lock()
+            self.recount()
+        return 0
 
     cdef int recount(self) except -1:
         # With the lock, which it gives up.
@@ -570,7 +622,7 @@ cdef class Queue(ItemQueue):
         return 0
 
     cdef bint put_by_hook(self, object item, bint granted) except -1:
-        self.lock()
+        self.lock_and_count()
         if self.is_down:
             self.unlock()
             raise shut_down("put")
@@ -582,12 +634,11 @@ cdef class Queue(ItemQueue):
         finally:
             self.recount()
         self.count_in()
-        self.offer()
         return True
 
     cdef bint take_by_hook(self, PyObject **item, bint promised) except -1:
         cdef object found
-        self.lock()
+        self.lock_and_count()
         if self.hook_count - self.promised + promised <= 0:
             self.unlock()
             if self.is_down:
@@ -599,8 +650,20 @@ cdef class Queue(ItemQueue):
             self.recount()
         Py_INCREF(found)
         item[0] = <PyObject *>found
-        self.admit()
         return True
+
+    cdef bint runs_python(self) noexcept:
+        return not self.direct
+
+    cdef bint has_news(self) noexcept:
+        if self.kept_process != forks:
+            self.renew()
+        return self.is_down or (self.hook_count - self.promised > 0 if self.hooked else self.ring.count != 0)
+
+    cdef bint is_busy(self) noexcept:
+        if self.kept_process != forks:
+            self.renew()
+        return self.locked
 
     cdef void offer(self) noexcept:
         # There may be an item: keep one each for the first getters in line.

@@ -4,6 +4,9 @@
 # leaves all lines again. Who serves one of its places has done that operation for it, and no other place of it can be served; when
 # it is woken by anything else it tries all of them anew. Between the last attempt and the wait no Python code runs.
 #
+# Some queues' attempts run Python code, which may even park (comparisons, hooks). Then a second round follows, in which these are only
+# asked for news, in C; the others are attempted again. What it finds sends the select back to the first round.
+#
 # Everything wants the GIL. Cases are made for one select, by its own call, and hold what they put elsewhere until it has ended.
 from libc.stdint cimport int64_t
 

@@ -5,8 +5,11 @@
 #
 # Not taken: a poll of the cases in turns (costs time while nothing happens), and a fiber for each case (their losers would have done
 # their operation, or would have to be cancelled). Nor are cases locked, as Go locks its channels: the GIL does it.
+import logging
 import os
 from collections import namedtuple
+
+from greenio._errors import Cancelled
 
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport PyObject
@@ -15,6 +18,7 @@ from libc.math cimport INFINITY, ceil
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 
+from greenio._queues cimport GetCase
 from greenio._scheduler cimport (
     NEVER, Fiber, Scheduler, Watch, current_scheduler_or_none, leave_io, wait_append)
 from greenio._waiting cimport (
@@ -407,12 +411,17 @@ cdef int blame(object error, Py_ssize_t index) except -1:
     return 0
 
 
-cdef Py_ssize_t attempt_any(list cases, Place *places, Scheduler scheduler) except -2:
+cdef Py_ssize_t attempt_any(list cases, Place *places, Scheduler scheduler, bint *quiet) except -2:
     # In a random order, as far as one needs to go. The index of the case that was taken, or -1. Uses places[].index.
+    # `quiet`, with True: no Python code may run, and it stays True if nothing that would need some can be done. With False: it
+    # becomes whether none has run.
     cdef Py_ssize_t count = len(cases)
+    cdef bint still = quiet[0]
+    cdef Case case
     cdef Py_ssize_t tried
     cdef Py_ssize_t drawn
     cdef Py_ssize_t index = 0
+    quiet[0] = True
     for tried in range(count):
         places[tried].index = tried
     try:
@@ -422,7 +431,16 @@ cdef Py_ssize_t attempt_any(list cases, Place *places, Scheduler scheduler) exce
                 drawn += draw(count - tried)
             index = places[drawn].index
             places[drawn].index = places[tried].index
-            if (<Case>cases[index]).attempt(scheduler):
+            case = <Case>cases[index]
+            if isinstance(case, GetCase) and (<GetCase>case).queue.runs_python():
+                if not still:
+                    quiet[0] = False
+                elif (<GetCase>case).queue.has_news():
+                    quiet[0] = False
+                    return -1
+                else:
+                    continue
+            if case.attempt(scheduler):
                 return index
     except Exception as error:
         blame(error, index)
@@ -452,43 +470,72 @@ cdef Outcome wait_in_all(
 
 
 cdef object take_one(tuple given, list cases, Place *places, Scheduler scheduler, bint tried, int64_t deadline_ns, object timeout):
-    # `tried`: none could be done a moment ago, and no Python code has run since.
+    # `tried`: none could be done a moment ago, and no Python code has run since, nor in those attempts.
     cdef Waiter waiter
     cdef Outcome outcome
     cdef Py_ssize_t index
     cdef Case case
     cdef MomentCase moment
+    cdef bint quiet
     cdef int64_t nearest_ns = deadline_ns
     for case in cases:
         # NEVER is the greatest unsigned number.
         if isinstance(case, MomentCase) and <uint64_t>(<MomentCase>case).deadline_ns < <uint64_t>nearest_ns:
             nearest_ns = (<MomentCase>case).deadline_ns
     while True:
-        if not tried:
-            index = attempt_any(cases, places, scheduler)
+        while not tried:
+            quiet = False
+            index = attempt_any(cases, places, scheduler, &quiet)
+            if index < 0 and not quiet:
+                quiet = True
+                index = attempt_any(cases, places, scheduler, &quiet)
             if index >= 0:
                 return taken(cases[index], index)
+            tried = quiet
         tried = False
         outcome = wait_in_all(given, cases, places, &waiter, scheduler, nearest_ns)
         if outcome == SERVED:
             index = waiter.served.index
+            case = <Case>cases[index]
             try:
-                return selected(index, (<Case>cases[index]).finish(waiter.served))
+                value = case.finish(waiter.served)
             except Exception as error:
                 blame(error, index)
                 raise
+            if isinstance(case, GetCase) and (<GetCase>case).again:
+                continue
+            return selected(index, value)
         if outcome == TOO_LATE:
             for case in cases:
                 if isinstance(case, MomentCase):
                     moment = <MomentCase>case
                     moment.due = moment.deadline_ns != NEVER and moment.deadline_ns <= nearest_ns
             # Something may have come at the same moment, or while this fiber waited for its turn.
-            index = attempt_any(cases, places, scheduler)
+            quiet = False
+            index = attempt_any(cases, places, scheduler, &quiet)
             if index >= 0:
                 return taken(cases[index], index)
             raise too_late(given, timeout)
         if scheduler is None:
             PyErr_CheckSignals()
+
+
+cdef int undo_all(list cases) except -1:
+    # To the end, and with the result kept, if there is one: what was taken is taken. Only what is to end the program comes through.
+    ends = None
+    for case in cases:
+        if isinstance(case, Prepared):
+            try:
+                (<Prepared>case).undo()
+            except Cancelled:
+                pass                     # comes again at the next checkpoint
+            except Exception:
+                logging.getLogger("greenio").exception("a select left a callback behind: %r could not be undone", case)
+            except BaseException as error:
+                ends = error
+    if ends is not None:
+        raise ends
+    return 0
 
 
 cdef object too_late(tuple given, object timeout):
@@ -500,6 +547,10 @@ def select(*cases, timeout=None, default=...):
 
     Of several that can be done at once, one is drawn at random. The others leave no trace: no item is taken or sent, no lock
     acquired, nobody's place in a line is lost to them.
+
+    Who compares a PriorityQueue's items, or a Queue subclass' own `_get` and `_qsize`, may park, and so may the select then, even
+    with a default; it looks at the clock and at the other cases when they are through. A subclass' queue that somebody else is in
+    the middle of using has nothing now, with a default or a timeout of 0; otherwise the select waits until they are through.
 
     A closed channel's receive, once it is drained, and a closed channel's send are cases that can be done: they raise
     ChannelClosed. (In Go the first gives a zero value and the second panics; a nil channel, which Go never takes, is a case left
@@ -534,7 +585,7 @@ def select(*cases, timeout=None, default=...):
     cdef list line_up
     cdef int64_t deadline_ns = NEVER
     cdef bint at_once = default is not ...
-    cdef bint tried = True
+    cdef bint tried = False
     cdef bint parks = False
     if scheduler is not None:
         scheduler.check()
@@ -544,12 +595,16 @@ def select(*cases, timeout=None, default=...):
     if timeout is not None:
         deadline_ns = deadline_after(scheduler, timeout)
         at_once = at_once or timeout == 0
+    if at_once:
+        for case in line_up:
+            if isinstance(case, GetCase):
+                (<GetCase>case).at_once = True
     if len(line_up) > FEW:
         places = <Place *>malloc(len(line_up) * sizeof(Place))
         if places is NULL:
             raise MemoryError(f"no room for {len(line_up)} cases")
     try:
-        index = attempt_any(line_up, places, scheduler)
+        index = attempt_any(line_up, places, scheduler, &tried)
         if index < 0 and not at_once:
             parks = True
             for case in line_up:
@@ -562,9 +617,7 @@ def select(*cases, timeout=None, default=...):
     finally:
         if places is not few:
             free(places)
-        for case in line_up:
-            if isinstance(case, Prepared):
-                (<Prepared>case).undo()
+        undo_all(line_up)
         # Whatever came of it: who asks again and again would starve the others.
         if scheduler is not None and not parks:
             scheduler.spend()

@@ -183,6 +183,36 @@ def test_operations_that_need_not_wait_give_the_others_their_turn():
 # --- block -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "what", ["empty", "full", "send closed", "send_nowait closed", "receive closed", "receive_nowait closed"]
+)
+def test_polling_gives_the_others_their_turn(what):
+    def main():
+        broadcast = Broadcast(1)
+        subscription = broadcast.subscribe()
+        if "closed" in what:
+            broadcast.close()
+        elif what == "full":
+            broadcast.send(1)
+        poll = {
+            "empty": subscription.receive_nowait,
+            "full": lambda: broadcast.send_nowait(2),
+            "send closed": lambda: broadcast.send(2),
+            "send_nowait closed": lambda: broadcast.send_nowait(2),
+            "receive closed": subscription.receive,
+            "receive_nowait closed": subscription.receive_nowait,
+        }[what]
+        other = greenio.spawn(int)
+        for _ in range(10_000):
+            with pytest.raises((WouldBlock, ChannelClosed)):
+                poll()
+            if other.done():
+                return True
+        return False
+
+    assert greenio.run(main)
+
+
 def test_block_waits_until_every_subscriber_has_room():
     def main():
         broadcast = Broadcast(2)
@@ -704,6 +734,32 @@ def test_abandoned_subscriptions_are_freed_with_their_items(policy):
     assert [each() for each in alive] == [None, None]
     assert broadcast.subscribers == 0
     broadcast.send(1)
+
+
+@pytest.mark.parametrize("way", ["freed", "closed"])
+def test_subscriptions_within_subscriptions_are_freed_on_a_small_stack(way):
+    child = run_child(
+        """
+        import gc, sys, greenio
+
+        def nest(way):
+            outer = greenio.Broadcast(1).subscribe()
+            for _ in range(100_000):
+                inner, outer = outer, greenio.Broadcast(1).subscribe()
+                outer.broadcast.send_nowait(inner)
+                inner = None
+            if way == "closed":
+                outer.close()
+            else:
+                outer = None
+            return sum(isinstance(each, greenio.Subscription) for each in gc.get_objects())
+
+        gc.disable()
+        print(greenio.run(lambda: greenio.spawn(nest, sys.argv[1], stack_size=256 << 10).result()))
+        """,
+        way,
+    )
+    assert child.stdout == ("1\n" if way == "closed" else "0\n")
 
 
 def test_a_subscription_that_holds_itself_is_collected():

@@ -47,7 +47,7 @@ LAYERS: list[tuple[str, str, object]] = [
     ("primitives", "_queues", ["_switch", "_scheduler", "_waiting"]),
     ("primitives", "_broadcast", ["_switch", "_scheduler", "_waiting", "_queues"]),
     ("primitives", "_channels", ["_switch", "_scheduler", "_waiting"]),
-    ("primitives", "_select", ["_switch", "_scheduler", "_time", "_waiting", "pollers/*"]),
+    ("primitives", "_select", ["_switch", "_scheduler", "_time", "_waiting", "_queues", "pollers/*"]),
     ("primitives", "_scopes", ["_switch", "_scheduler", "_time"]),
     ("primitives", "_task_groups", ["_switch", "_scheduler", "_time", "_waiting", "_scopes"]),
     ("primitives", "_groups", ["_scheduler", "_time", "_sync", "_scopes", "_task_groups"]),

@@ -12,12 +12,14 @@ import sys
 import threading
 import weakref
 from collections import Counter
+from concurrent.futures import Future
 
 import pytest
 from child import run_child
 
 import greenio
 from greenio import LifoQueue, PriorityQueue, Queue, ShutDown, SimpleQueue
+from greenio._select import seed_select
 from greenio.testing import VirtualClock, wait_all_parked
 
 BOUNDED = [Queue, LifoQueue, PriorityQueue]
@@ -173,7 +175,7 @@ def test_a_ring_that_goes_round_keeps_its_order():
 @every_kind_and_hooked
 @pytest.mark.parametrize("wrong", [-1, float("nan"), "1"])
 def test_a_wrong_timeout_is_refused_and_nothing_changes(kind, wrong):
-    queue = kind()
+    queue = kind() if kind is SimpleQueue else kind(2)
     queue.put(1)
     with pytest.raises((ValueError, TypeError)):
         queue.get(timeout=wrong)
@@ -181,6 +183,14 @@ def test_a_wrong_timeout_is_refused_and_nothing_changes(kind, wrong):
         with pytest.raises((ValueError, TypeError)):
             queue.put(2, timeout=wrong)
     assert drain(queue) == [1]
+
+
+@every_kind_and_hooked
+@pytest.mark.parametrize("timeout", [-1, "1"])
+def test_put_does_not_look_at_the_timeout_where_it_cannot_wait(kind, timeout):
+    for queue in (kind(), standard.Queue()):
+        queue.put("item", timeout=timeout)
+        assert drain(queue) == ["item"]
 
 
 def test_the_repr_says_what_is_there_and_who_waits():
@@ -288,6 +298,46 @@ def test_operations_that_need_not_wait_give_the_others_their_turn():
         return None
 
     assert greenio.run(main) is not None
+
+
+def lets_others_run(poll, *errors):
+    """Whether another fiber gets its turn while one calls *poll* all the time, which raises one of *errors*."""
+
+    def main():
+        other = greenio.spawn(int)
+        for _ in range(10_000):
+            with pytest.raises(errors):
+                poll()
+            if other.done():
+                return True
+        return False
+
+    return greenio.run(main)
+
+
+@every_kind_and_hooked
+def test_polling_an_empty_queue_gives_the_others_their_turn(kind):
+    queue = kind()
+    assert lets_others_run(queue.get_nowait, standard.Empty)
+    assert lets_others_run(lambda: queue.get(block=False), standard.Empty)
+    assert lets_others_run(lambda: queue.get(timeout=0), standard.Empty)
+
+
+@every_bounded_kind_and_hooked
+def test_polling_a_full_queue_gives_the_others_their_turn(kind):
+    queue = kind(1)
+    queue.put(1)
+    assert lets_others_run(lambda: queue.put_nowait(2), standard.Full)
+    assert lets_others_run(lambda: queue.put(2, block=False), standard.Full)
+    assert lets_others_run(lambda: queue.put(2, timeout=0), standard.Full)
+
+
+@every_bounded_kind_and_hooked
+def test_polling_a_queue_that_was_shut_down_gives_the_others_their_turn(kind):
+    queue = kind()
+    queue.shutdown()
+    assert lets_others_run(queue.get, ShutDown)
+    assert lets_others_run(lambda: queue.put(1), ShutDown)
 
 
 # --- cancelled, timed out --------------------------------------------------------------------------------------------
@@ -418,6 +468,47 @@ def test_a_put_times_out_with_full(kind):
         return drain(queue)
 
     assert run_virtually(main) == [0]
+
+
+@every_kind_and_hooked
+def test_an_item_that_comes_with_the_deadline_is_taken(kind):
+    def main():
+        def put():
+            greenio.sleep(1)
+            found.append(getter.state)
+            queue.put("item")
+
+        queue, found = kind(), []
+        # Its timer is the first of two for one moment: the getter's deadline has come, and it has not run, when the item comes.
+        greenio.spawn(put)
+        wait_all_parked()
+        getter = parked(queue.get, timeout=1)
+        item = getter.result()
+        assert found == ["ready"]
+        return item
+
+    assert run_virtually(main) == "item"
+
+
+@every_bounded_kind_and_hooked
+def test_room_that_comes_with_the_deadline_is_taken(kind):
+    def main():
+        def get():
+            greenio.sleep(1)
+            found.append(putter.state)
+            assert queue.get() == 1
+
+        queue, found = kind(1), []
+        queue.put(1)
+        getter = greenio.spawn(get)
+        wait_all_parked()
+        putter = parked(queue.put, 2, timeout=1)
+        putter.result()
+        getter.result()
+        assert found == ["ready"]
+        return drain(queue)
+
+    assert run_virtually(main) == [2]
 
 
 def test_a_timeout_scope_around_get_takes_nothing():
@@ -741,7 +832,108 @@ def test_comparisons_that_park_lose_and_double_nothing(seed):
     assert greenio.run(main) == list(range(30))
 
 
+def test_a_put_that_compares_during_shutdown_finds_it_shut_down():
+    class Slow:
+        def __lt__(self, other):
+            greenio.sleep(1)
+            return False
+
+    def main():
+        queue = PriorityQueue()
+        queue.put(Slow())
+        putter = parked(queue.put, Slow())
+        queue.shutdown()
+        with pytest.raises(ShutDown):
+            putter.result()
+        return queue.qsize(), queue.unfinished_tasks
+
+    assert run_virtually(main) == (1, 1)
+
+
 # --- subclasses ------------------------------------------------------------------------------------------------------
+
+
+class Filled(HookedQueue):
+    """One that is not empty from the start, and whose items go by another way too."""
+
+    def _init(self, maxsize):
+        self.items = ["seed"]
+
+    def drop(self):
+        self.items.clear()
+
+
+def test_a_subclass_may_begin_with_items():
+    queue = Filled(1)
+    assert queue.qsize() == 1 and not queue.empty() and queue.full()
+    assert queue.statistics().size == 1
+    with pytest.raises(standard.Full):
+        Filled(1).put_nowait(1)
+    assert Filled(1).get_nowait() == "seed"
+    assert greenio.run(lambda: greenio.select(Filled(1), timeout=0)) == (0, "seed")
+
+
+def test_a_subclass_may_have_its_items_made_after_init():
+    class Late(HookedQueue):
+        def __init__(self):
+            super().__init__()
+            self.items = [1]
+
+        def _init(self, maxsize):
+            pass
+
+    assert drain(Late()) == [1]
+
+
+def test_what_a_subclass_method_does_to_the_items_is_seen():
+    def main():
+        queue = Filled(2)
+        queue.put(1)
+        queue.drop()
+        assert queue.qsize() == 0 and queue.empty() and not queue.full()
+        queue.items += [1, 2]
+        queue.drop()
+        with pytest.raises(standard.Empty):
+            queue.get(timeout=1)
+        queue.items += [1, 2]
+        putter = parked(queue.put, 3)
+        queue.drop()
+        assert queue.empty()  # it asks, and so whoever waits for room gets it
+        putter.join()
+        getter = greenio.spawn(drain, queue)
+        return getter.result()
+
+    assert run_virtually(main) == [3]
+
+
+def test_a_served_getter_whose_item_was_dropped_waits_again():
+    def main():
+        queue = Filled()
+        queue.drop()
+        waiters = [parked(queue.get), parked(greenio.select, queue)]
+        queue.put(1)
+        queue.put(2)
+        queue.drop()
+        wait_all_parked()
+        assert [waiter.state for waiter in waiters] == ["parked", "parked"]
+        queue.put("first")
+        queue.put("second")
+        return sorted([waiters[0].result(), waiters[1].result().value])
+
+    assert run_virtually(main) == ["first", "second"]
+
+
+def test_a_hook_may_ask_for_the_size():
+    class Curious(HookedQueue):
+        def _put(self, item):
+            assert self.qsize() == len(self.items)
+            super()._put(item)
+
+    queue = Curious()
+    queue.put(1)
+    queue.put(2)
+    assert queue.qsize() == 2
+    assert greenio.run(queue.qsize) == 2
 
 
 def test_a_subclass_may_keep_its_items_as_it_likes():
@@ -938,6 +1130,102 @@ def test_shutdown_wakes_a_select(kind):
         return outcome(choice)
 
     assert greenio.run(main) is ShutDown
+
+
+class SlowToGive(HookedQueue):
+    def _get(self):
+        greenio.sleep(1)
+        return super()._get()
+
+
+@needs_select
+@pytest.mark.parametrize("seed", range(4))
+def test_a_select_that_parked_for_a_hook_looks_at_the_others_again(seed):
+    def main():
+        seed_select(seed)
+        queue, channel = SlowToGive(), greenio.Channel(1)
+        queue.put("taken by the getter")
+        getter = parked(queue.get)
+        chooser = parked(greenio.select, channel, queue, timeout=60)  # waits for the getter, if not in line
+        channel.send_nowait("item")
+        assert getter.result() == "taken by the getter"
+        return chooser.result(), greenio.current_time() < 10
+
+    assert run_virtually(main) == ((0, "item"), True)
+
+
+@needs_select
+@pytest.mark.parametrize("seed", range(4))
+def test_a_select_that_parked_for_a_comparison_looks_at_the_others_again(seed):
+    class Slow:
+        def __lt__(self, other):
+            if greenio.current_fiber() is chooser:
+                greenio.sleep(1)
+            return False
+
+    chooser = None
+
+    def main():
+        nonlocal chooser
+        seed_select(seed)
+        queue, channel = PriorityQueue(), greenio.Channel(1)
+        for _ in range(3):
+            queue.put(Slow())
+        chooser = greenio.spawn(lambda: greenio.select(channel, queue, timeout=60))
+        wait_all_parked()
+        drain(queue)
+        channel.send_nowait("item")
+        return chooser.result(), greenio.current_time() < 10
+
+    assert run_virtually(main) == ((0, "item"), True)
+
+
+@needs_select
+@pytest.mark.parametrize("seed", range(4))
+def test_a_select_that_parked_in_a_later_round_looks_at_the_others_again(seed):
+    class Slow:
+        def __lt__(self, other):
+            if prepared and greenio.current_fiber() is chooser:
+                greenio.sleep(1)
+            return False
+
+    class Filling(Future):
+        def add_done_callback(self, callback):
+            for item in items:
+                queue.put(item)
+            prepared.append(True)
+            super().add_done_callback(callback)
+
+    chooser, queue, prepared = None, PriorityQueue(), []
+    items = [Slow() for _ in range(3)]
+
+    def main():
+        nonlocal chooser
+        seed_select(seed)
+        channel = greenio.Channel(1)
+        chooser = greenio.spawn(lambda: greenio.select(channel, queue, Filling(), timeout=60))
+        wait_all_parked()
+        drain(queue)
+        channel.send_nowait("item")
+        return chooser.result(), greenio.current_time() < 10
+
+    assert run_virtually(main) == ((0, "item"), True)
+
+
+@needs_select
+def test_a_select_that_may_not_wait_does_not_wait_for_others_hooks():
+    def main():
+        queue = SlowToGive()
+        queue.put(1)
+        getter = parked(queue.get)
+        before = greenio.current_time()
+        assert greenio.select(queue, default="nothing") == (-1, "nothing")
+        with pytest.raises(TimeoutError):
+            greenio.select(queue, timeout=0)
+        assert greenio.current_time() == before
+        return getter.result()
+
+    assert run_virtually(main) == 1
 
 
 @needs_select
@@ -1187,6 +1475,63 @@ def test_a_queue_in_a_reference_cycle_is_collected(kind):
     del queue, item
     gc.collect()
     assert alive() is None
+
+
+@pytest.mark.parametrize("way", ["freed", "collected", "shut down"])
+@every_kind
+def test_queues_within_queues_are_freed_on_a_small_stack(kind, way):
+    if kind is SimpleQueue and way == "shut down":
+        pytest.skip("it cannot be")
+    child = run_child(
+        """
+        import gc, sys, greenio
+
+        def nest(kind, way):
+            innermost = outer = kind()
+            for _ in range(100_000):
+                inner, outer = outer, kind()
+                outer.put(inner)
+                inner = None
+            if way == "collected":
+                innermost.put(outer)
+            innermost = None
+            if way == "collected":
+                outer = None
+                gc.collect()
+            elif way == "shut down":
+                outer.shutdown(immediate=True)
+            else:
+                outer = None
+            return sum(isinstance(each, kind) for each in gc.get_objects())
+
+        gc.disable()
+        kind = getattr(greenio, sys.argv[1])
+        print(greenio.run(lambda: greenio.spawn(nest, kind, sys.argv[2], stack_size=256 << 10).result()))
+        """,
+        kind.__name__,
+        way,
+    )
+    assert child.stdout == ("1\n" if way == "shut down" else "0\n")
+
+
+@every_kind
+def test_a_queue_lets_go_of_the_oldest_item_first(kind):
+    class Item:
+        def __init__(self, number):
+            self.number = number
+
+        def __lt__(self, other):
+            return self.number < other.number
+
+        def __del__(self):
+            gone.append(self.number)
+
+    gone = []
+    queue = kind()
+    for number in range(20):
+        queue.put(Item(number))
+    del queue
+    assert gone == list(range(20))
 
 
 @every_kind

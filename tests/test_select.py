@@ -658,6 +658,41 @@ def test_the_other_callbacks_of_a_future_are_called_once_each():
     assert greenio.run(main) == list(range(5))
 
 
+def test_a_future_that_keeps_its_callback_does_not_lose_what_was_taken(caplog):
+    class Sticky(Future):
+        def remove_done_callback(self, callback):
+            raise KeyError("stuck")
+
+    def main():
+        channel, future, other = Channel(1), Future(), Future()
+        chooser = parked(select, channel, Sticky(), future)
+        channel.send("item")
+        assert chooser.result() == (0, "item")
+        assert not future._done_callbacks
+        chooser = parked(select, channel, Sticky(), other, timeout=1)
+        with pytest.raises(TimeoutError):
+            chooser.result()
+        assert not other._done_callbacks
+
+    greenio.run(main, clock=VirtualClock())
+    assert [record.name for record in caplog.records] == ["greenio"] * 2
+    assert "FutureCase" in caplog.records[0].getMessage() and caplog.records[0].exc_info[0] is KeyError
+
+
+def test_what_is_to_end_the_program_comes_through_the_undoing_of_a_select():
+    class Ending(Future):
+        def remove_done_callback(self, callback):
+            raise KeyboardInterrupt
+
+    def main():
+        future = Future()
+        with pytest.raises(KeyboardInterrupt):
+            select(Ending(), future, timeout=1)
+        assert not future._done_callbacks
+
+    greenio.run(main, clock=VirtualClock())
+
+
 def test_a_future_is_gone_with_its_last_reference_after_a_select():
     def main():
         future = Future()
