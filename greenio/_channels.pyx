@@ -252,6 +252,8 @@ cdef class Channel(Selectable):
                 self.wait_for_room(None, item)
             return
         scheduler.check()
+        if self.closed:
+            scheduler.spend()    # a loop that goes on sending has to let the others run
         if self.try_send(item):
             scheduler.spend()
             return

@@ -7,7 +7,7 @@
 #   - a lock that nobody owns, a semaphore above 0 and an event that is set have nobody in line who could be served: what is
 #     given back goes straight to the first, so that nobody who comes later gets it before;
 #   - whoever was served owns the lock from that moment on, before it runs.
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from greenio._scheduler cimport Scheduler
 from greenio._waiting cimport Case, Line, Place, Selectable
@@ -16,6 +16,7 @@ from greenio._waiting cimport Case, Line, Place, Selectable
 cdef class Event(Selectable):
     cdef object __weakref__
     cdef bint flag
+    cdef uint64_t sets             # calls of set so far
     cdef Line line                 # in wait()
 
 
@@ -64,7 +65,7 @@ cdef class Condition:
     cdef object __weakref__
     cdef OwnedLock lock
     cdef Line line                 # in wait(), without the lock
-    # True: notified. The caller owns the lock before and after, also when this raises.
+    # True: notified, or it may have been. The caller owns the lock before and after, also when this raises.
     cdef bint wait_until(self, Scheduler scheduler, int64_t deadline_ns) except -1
 
 
@@ -80,6 +81,10 @@ cdef class Barrier:
     cdef bint spoiled              # abort or reset came during the action
     cdef Line line
     cdef Line outside
+    # Until the action has ended, or the barrier is broken.
+    cdef int wait_outside(self, Scheduler scheduler, int64_t deadline_ns) except -1
+    # What came of it (_sync.pyx); UNDECIDED: this is a forked child now, where nobody has come.
+    cdef int wait_inside(self, Scheduler scheduler, int64_t deadline_ns) except -1
     cdef int arrive_last(self) except -1
     cdef void settle(self, int outcome) noexcept
     cdef void break_up(self) noexcept

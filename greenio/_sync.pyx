@@ -12,16 +12,17 @@ cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport PyObject
 from libc.math cimport INFINITY
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from greenio._errors import DeadlockError
 
 from greenio._scheduler cimport NEVER, Fiber, Scheduler, current_scheduler_or_none
 from greenio._waiting cimport (
-    AGAIN, SERVED, TOO_LATE, Case, Line, Outcome, Place, Selectable, Waiter, deadline_after, line_append, line_length,
+    AGAIN, SERVED, TOO_LATE, Case, Line, Outcome, Place, Selectable, Waiter, deadline_after, forks, line_append, line_length,
     line_remove, serve, serve_all, stand_in_line, wait, waiter_drop, waiter_init)
 
 cdef extern from "Python.h":
+    const Py_ssize_t PY_SSIZE_T_MAX
     unsigned long PyThread_get_thread_ident()
     bint PyLong_CheckExact(object value)
     unsigned long PyLong_AsUnsignedLong(object value) except? -1
@@ -88,8 +89,9 @@ cdef int check_lock_timeout(bint blocking, object timeout) except -1:
 
 cdef Outcome keep_waiting(Waiter *waiter, Scheduler scheduler, object reason, object waiting_on, int64_t deadline_ns) except *:
     # wait() for a place that stays in its line over signals: an OS thread keeps its turn, and misses nothing during a handler.
-    # AGAIN: something else has woken the fiber. Its place may be out of the line, as that of one that could not be woken.
+    # AGAIN: something else has woken the fiber, or this is a forked child. The place may be out of its line, see is_out.
     cdef Outcome outcome
+    cdef unsigned int process = forks
     if scheduler is not None:
         waiter.park_number = (<Fiber>waiter.fiber).park_count + 1
         return wait(waiter, scheduler, reason, waiting_on, deadline_ns)
@@ -103,6 +105,23 @@ cdef Outcome keep_waiting(Waiter *waiter, Scheduler scheduler, object reason, ob
             if waiter.served is not NULL:
                 wait(waiter, None, reason, waiting_on, 0)  # served during the handler: does not wait, settles the OS thread's lock
             raise
+        if process != forks:
+            return AGAIN
+
+
+cdef inline bint is_out(Place *place, unsigned int process) noexcept:
+    # Whether a place that was not served, lined up when `forks` was `process`, has left its line: passed over, as that of one that
+    # could not be woken at that moment, or left behind in the parent. place.line itself says nothing in a forked child.
+    return place.line is NULL or process != forks
+
+
+cdef int check_may_wait(Scheduler scheduler, str reason) except -1:
+    # park() refuses as well, but only after something was changed.
+    if scheduler is None or not scheduler.hosting:
+        return 0
+    raise RuntimeError(
+        f"a signal handler cannot wait ({reason}): no fiber runs, it was called on top of the idle loop; let it set something, or "
+        "spawn a fiber")
 
 
 cdef str described(object self, str state, Line *line):
@@ -131,6 +150,7 @@ cdef class Event(Selectable):
     def set(self):
         """Set the flag; everybody who waits goes on, in the order in which they came."""
         self.flag = True
+        self.sets += 1
         if self.line.first is not NULL:
             serve_all(&self.line, 0)
 
@@ -151,6 +171,7 @@ cdef class Event(Selectable):
         cdef Scheduler scheduler = current_scheduler_or_none()
         cdef double seconds = seconds_of(timeout)
         cdef int64_t deadline_ns
+        cdef uint64_t sets
         cdef Place place
         cdef Outcome outcome
         if scheduler is not None:
@@ -164,13 +185,15 @@ cdef class Event(Selectable):
                 scheduler.spend()  # a loop that asks has to let the others run
             return self.flag
         deadline_ns = NEVER if timeout is None else deadline_after(scheduler, seconds)
-        while not self.flag:
+        sets = self.sets
+        # It may have been set and cleared while this one was on its way, woken by something else: then nobody could serve it.
+        while self.sets == sets and not self.flag:
             outcome = stand_in_line(&self.line, &place, scheduler, "event wait", self, deadline_ns)
             if outcome == SERVED:
                 return True
             if outcome == TOO_LATE:
                 break
-        return self.flag
+        return self.flag or self.sets != sets
 
     def _at_fork_reinit(self):
         self.flag = False
@@ -187,13 +210,18 @@ cdef class Event(Selectable):
 @cython.final
 cdef class EventCase(Case):
     cdef Event event
+    cdef bint enlisted
+    cdef uint64_t sets             # the event's, when it was enlisted
 
     cdef bint attempt(self, Scheduler scheduler) except -1:
-        if self.event.flag:
+        if self.event.flag or (self.enlisted and self.event.sets != self.sets):  # see Event.wait
             self.value = True
-        return self.event.flag
+            return True
+        return False
 
     cdef int enlist(self, Place *place) except -1:
+        self.enlisted = True
+        self.sets = self.event.sets
         line_append(&self.event.line, place)
         return 0
 
@@ -266,8 +294,10 @@ cdef class OwnedLock(Selectable):
         while self.holder is not None:
             place.item = <PyObject *>me
             outcome = stand_in_line(&self.line, &place, scheduler, "lock acquire", self, deadline_ns)
-            if outcome != AGAIN:
-                return outcome == SERVED
+            if outcome == SERVED:
+                return True
+            if outcome == TOO_LATE and self.holder is not None:  # None: released after the deadline had come, before this one ran
+                return False
         self.holder = me
         return True
 
@@ -379,7 +409,8 @@ cdef class Lock(OwnedLock):
         return self.enter(scheduler) or self.acquire_waiting(scheduler, True, FOR_EVER)
 
     def __exit__(self, exception_type, exception, traceback):
-        self.leave()
+        if exception_type is None or self._is_owned():  # what took the lock away is more than that it is gone
+            self.leave()
 
     cdef Case as_case(self):
         cdef LockCase case = LockCase.__new__(LockCase)
@@ -450,7 +481,8 @@ cdef class RLock(OwnedLock):
         return self.enter(scheduler) or self.acquire_waiting(scheduler, True, FOR_EVER)
 
     def __exit__(self, exception_type, exception, traceback):
-        self.leave()
+        if exception_type is None or self._is_owned():  # what took the lock away is more than that it is gone
+            self.leave()
 
     cdef Case as_case(self):
         cdef LockCase case = LockCase.__new__(LockCase)
@@ -521,8 +553,10 @@ cdef class Semaphore(Selectable):
             deadline_ns = NEVER if seconds == INFINITY else deadline_after(scheduler, seconds)
             while self.value == 0:
                 outcome = stand_in_line(&self.line, &place, scheduler, "semaphore acquire", self, deadline_ns)
-                if outcome != AGAIN:
-                    return outcome == SERVED
+                if outcome == SERVED:
+                    return True
+                if outcome == TOO_LATE:
+                    break      # one more look: a permit may have come since, before this one ran
         if self.value == 0:
             return False
         self.value -= 1
@@ -549,12 +583,15 @@ cdef class Semaphore(Selectable):
 
         Raises:
             ValueError: *n* < 1; BoundedSemaphore: that would be more than there were at first.
+            OverflowError: that would be more than sys.maxsize.
         """
         if n < 1:
             raise ValueError(f"n must be one or more, not {n}")
         if self.highest >= 0 and n > self.highest - self.value:
             raise ValueError(
                 f"Semaphore released too many times: {self.value} permits of {self.highest} are there, {n} cannot come back")
+        if n > PY_SSIZE_T_MAX - self.value:
+            raise OverflowError(f"a semaphore holds at most {PY_SSIZE_T_MAX} permits: {self.value} are there, {n} cannot come back")
         while n > 0 and serve(&self.line) is not NULL:
             n -= 1
         self.value += n
@@ -653,14 +690,16 @@ cdef class Condition:
         return self.acquire()
 
     def __exit__(self, exception_type, exception, traceback):
-        self.release()
+        if exception_type is None or self.lock._is_owned():  # see Lock
+            self.release()
 
     def wait(self, timeout=None):
         """Release the lock, park until notified, and acquire the lock again, as deep as it was.
 
         The lock is held afterwards however this ends: acquiring it again takes the time it takes, and cancellation waits for it, as
         does a KeyboardInterrupt. Only a second one, or a DeadlockError, is raised without the lock.
-        Nobody but a notify wakes a waiter; still, what it waits for may be gone again when it runs: use `wait_for`.
+        Nobody but a notify wakes a waiter, or a fork, in the child; and a notify may have gone on to the next as well, if it came
+        while this one was being cancelled, and was then shielded. What it waits for may be gone again, too, when it runs: use `wait_for`.
 
         Args:
             timeout: seconds to wait for the notify; None waits for ever, 0 or less lets the others in line have the lock first.
@@ -698,7 +737,7 @@ cdef class Condition:
             scheduler.check()
         deadline_ns = NEVER if timeout is None else deadline_after(scheduler, seconds)
         result = predicate()
-        if result and scheduler is not None:
+        if scheduler is not None and (result or not in_time):
             scheduler.spend()
         while in_time and not result:
             self.lock.require_owner(scheduler, "wait on")  # the predicate may have released it
@@ -709,13 +748,12 @@ cdef class Condition:
     cdef bint wait_until(self, Scheduler scheduler, int64_t deadline_ns) except -1:
         cdef OwnedLock lock = self.lock
         cdef Py_ssize_t depth = lock.depth
+        cdef unsigned int process = forks
+        cdef bint passed_over = False
         cdef Waiter waiter
         cdef Place place
         cdef Outcome outcome = AGAIN
-        if scheduler is not None and scheduler.hosting:
-            raise RuntimeError(
-                "a signal handler cannot wait (condition wait): no fiber runs, it was called on top of the idle loop; let it set "
-                "something, or spawn a fiber")
+        check_may_wait(scheduler, "condition wait")
         waiter_init(&waiter, scheduler)
         place.waiter = &waiter
         place.item = NULL
@@ -723,19 +761,20 @@ cdef class Condition:
         line_append(&self.line, &place)
         lock.hand_over()
         try:
-            while outcome == AGAIN:
-                if place.line is NULL:
-                    line_append(&self.line, &place)
+            while outcome == AGAIN and not passed_over:
                 outcome = keep_waiting(&waiter, scheduler, "condition wait", self, deadline_ns)
+                # Somebody has notified this one, or could have: it looks for itself.
+                passed_over = outcome == AGAIN and is_out(&place, process)
         except BaseException:
             if waiter.served is not NULL:  # an OS thread whose signal handler raised: the notify is for the next
                 serve(&self.line)
             raise
         finally:
-            line_remove(&place)
+            if not is_out(&place, process):
+                line_remove(&place)
             waiter_drop(&waiter)
             lock.take_back(scheduler, depth)
-        return outcome == SERVED
+        return outcome == SERVED or passed_over
 
     def notify(self, Py_ssize_t n=1):
         """Wake the *n* that have waited longest, or all if there are fewer. They run once they have the lock again.
@@ -781,6 +820,7 @@ cdef enum:                    # Place.outcome of those who stand in a barrier's 
     PASSED
     BROKEN
     UNDECIDED
+    MISSED                    # by one that does not wait any longer
 
 
 cdef class Barrier:
@@ -821,28 +861,53 @@ cdef class Barrier:
         cdef double seconds = self.seconds if timeout is None else seconds_of(timeout)
         cdef int64_t deadline_ns
         cdef Py_ssize_t index
-        cdef Waiter waiter
-        cdef Place place
-        cdef Outcome outcome
+        cdef int outcome = UNDECIDED
         if scheduler is not None:
             scheduler.check()
         deadline_ns = NEVER if seconds == INFINITY else deadline_after(scheduler, seconds)
+        while outcome == UNDECIDED:
+            if self.acting and not self.is_broken:
+                self.wait_outside(scheduler, deadline_ns)
+            if self.is_broken:
+                if scheduler is not None:
+                    scheduler.spend()  # a loop that tries again has to let the others run
+                raise threading.BrokenBarrierError(f"the barrier is broken: {self!r}")
+            index = line_length(&self.line)
+            if index + 1 >= self.parties:
+                self.arrive_last()
+                if scheduler is not None:
+                    scheduler.spend()
+                return index
+            outcome = self.wait_inside(scheduler, deadline_ns)
+        if outcome == MISSED:
+            raise threading.BrokenBarrierError(f"not all {self.parties} came within {seconds} seconds: the barrier is broken")
+        if outcome == BROKEN:
+            raise threading.BrokenBarrierError("the barrier broke, or was reset, while this one waited")
+        return index
+
+    cdef int wait_outside(self, Scheduler scheduler, int64_t deadline_ns) except -1:
+        cdef unsigned int process = forks
+        cdef Place place
+        cdef Outcome outcome
+        check_may_wait(scheduler, "barrier wait")
         while self.acting and not self.is_broken:
             try:
                 outcome = stand_in_line(&self.outside, &place, scheduler, "barrier wait", self, deadline_ns)
             except BaseException:
                 self.break_outside()
                 raise
-            if outcome == TOO_LATE and self.acting:
+            if process != forks:
+                self.acting = False  # whoever runs the action has stayed in the parent
+            elif outcome == TOO_LATE and self.acting:
                 self.break_outside()
-        if self.is_broken:
-            raise threading.BrokenBarrierError(f"the barrier is broken: {self!r}")
-        index = line_length(&self.line)
-        if index + 1 >= self.parties:
-            self.arrive_last()
-            if scheduler is not None:
-                scheduler.spend()
-            return index
+        return 0
+
+    cdef int wait_inside(self, Scheduler scheduler, int64_t deadline_ns) except -1:
+        cdef unsigned int process = forks
+        cdef Waiter waiter
+        cdef Place place
+        cdef Outcome outcome
+        check_may_wait(scheduler, "barrier wait")
         waiter_init(&waiter, scheduler)
         place.waiter = &waiter
         place.item = NULL
@@ -851,20 +916,26 @@ cdef class Barrier:
         try:
             while place.outcome == UNDECIDED:
                 outcome = keep_waiting(&waiter, scheduler, "barrier wait", self, deadline_ns)
+                if place.outcome != UNDECIDED:
+                    break
+                if process != forks:
+                    self.acting = False  # whoever runs the action has stayed in the parent, as have all who had come
+                    break
                 if outcome == TOO_LATE:
                     if not self.acting:
-                        break
-                    deadline_ns = NEVER  # all have come in time
-        finally:
-            line_remove(&place)
-            waiter_drop(&waiter)
+                        place.outcome = MISSED
+                    deadline_ns = NEVER      # all have come in time
+        except BaseException:
             if place.outcome == UNDECIDED and not self.acting:
+                place.outcome = MISSED
+            raise
+        finally:
+            if not is_out(&place, process):
+                line_remove(&place)
+            waiter_drop(&waiter)
+            if place.outcome == MISSED:
                 self.break_up()
-        if place.outcome == UNDECIDED:
-            raise threading.BrokenBarrierError(f"not all {self.parties} came within {seconds} seconds: the barrier is broken")
-        if place.outcome == BROKEN:
-            raise threading.BrokenBarrierError("the barrier broke, or was reset, while this one waited")
-        return index
+        return place.outcome
 
     cdef int arrive_last(self) except -1:
         if self.action is not None:
