@@ -572,7 +572,7 @@ def notify_all(condition):
         (greenio.Event, greenio.Event.wait, set_and_clear, True),
         (greenio.Event, greenio.select, set_and_clear, (0, True)),
         (lambda: greenio.Semaphore(0), greenio.Semaphore.acquire, greenio.Semaphore.release, True),
-        (greenio.Condition, lambda condition: wait_on(condition), notify_all, True),
+        (greenio.Condition, lambda condition: wait_on(condition, None), notify_all, True),
     ],
     ids=["event", "select", "semaphore", "condition"],
 )

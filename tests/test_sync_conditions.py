@@ -1020,27 +1020,31 @@ import sys
 import warnings
 import greenio
 from greenio._scheduler import unpark_fiber
-from greenio.testing import VirtualClock, wait_all_parked
+from greenio.testing import VirtualClock
 
 warnings.simplefilter("ignore", DeprecationWarning)
 
 class Signalling(VirtualClock):
     def wait_ns(self, deadline_ns):
+        before = child
         signal.raise_signal(signal.SIGALRM)
-        return super().wait_ns(deadline_ns)
+        return 0 if child != before else super().wait_ns(deadline_ns)
+
+child = None
 
 def handle(number, frame):
-    global parent, child
+    global child
     signal.signal(signal.SIGALRM, signal.SIG_IGN)
     child = os.fork()
     if child == 0:
         in_child()
-        unpark_fiber(fiber, None)
+        unpark_fiber(fiber, thing)
 
 def end():
     if child == 0:
         os._exit(7)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status == 7, status
 
 def run(main):
     signal.signal(signal.SIGALRM, handle)
@@ -1055,7 +1059,7 @@ def run_forking(source, *arguments):
 def test_whoever_waits_on_a_condition_in_a_forked_child_looks_for_itself():
     run_forking(
         """
-        condition = greenio.Condition()
+        condition = thing = greenio.Condition()
         news = []
 
         def in_child():
@@ -1071,9 +1075,9 @@ def test_whoever_waits_on_a_condition_in_a_forked_child_looks_for_itself():
             global fiber
             fiber = greenio.current_fiber()
             greenio.spawn(waiter)
+            greenio.yield_now()
             with condition:
-                # The last to park, and the idle loop is on its stack; others stand before it and after it.
-                greenio.yield_now()
+                # The second in line; the last to park: the idle loop is on its stack.
                 condition.wait_for(lambda: news, timeout=5)
             assert news == (["child"] if child == 0 else []), news
             if child == 0:
@@ -1099,14 +1103,13 @@ def test_whoever_waits_at_a_barrier_in_a_forked_child_has_come_to_it_alone(actin
     run_forking(
         """
         acting = sys.argv[1] == "True"
-        child = None
 
         def action():
             if acting and child is None:
-                unpark_fiber(fiber, None)        # parks again, after this one
+                unpark_fiber(fiber, barrier)     # parks again, after this one
                 greenio.sleep(3)
 
-        barrier = greenio.Barrier(3, action)
+        barrier = thing = greenio.Barrier(3, action)
 
         def in_child():
             greenio.spawn(arrive)
@@ -1122,8 +1125,10 @@ def test_whoever_waits_at_a_barrier_in_a_forked_child_has_come_to_it_alone(actin
             global fiber
             fiber = greenio.current_fiber()
             others = [greenio.spawn(barrier.wait)]
-            wait_all_parked()
+            greenio.yield_now()
             others.append(greenio.spawn(late))
+            if not acting:
+                greenio.yield_now()
             place = barrier.wait(5)          # the last to park: the idle loop is on its stack
             if child == 0:
                 assert place == 0 and not barrier.broken, place
