@@ -461,6 +461,23 @@ def test_what_is_in_the_buffer_can_be_received_after_close():
         assert caught.value.index is None
 
 
+def test_who_sends_on_a_closed_channel_all_the_time_lets_others_run():
+    happened = []
+
+    def main():
+        channel = Channel()
+        channel.close()
+        greenio.spawn(happened.append, True)
+        for _ in range(10_000):
+            with pytest.raises(ChannelClosed):
+                channel.send("item")
+            if happened:
+                break
+        assert happened == [True]
+
+    greenio.run(main)
+
+
 def test_nothing_is_sent_on_a_closed_channel():
     channel = Channel(3)
     channel.close()

@@ -445,6 +445,17 @@ def test_misuse_of_a_semaphore_is_refused_and_changes_nothing(kind):
     assert "value=1" in repr(semaphore)
 
 
+def test_a_semaphore_refuses_more_permits_than_can_be_counted():
+    semaphore = greenio.Semaphore(sys.maxsize - 1)
+    with pytest.raises(OverflowError, match="2 cannot come back"):
+        semaphore.release(2)
+    assert f"value={sys.maxsize - 1}" in repr(semaphore)
+    semaphore.release()
+    with pytest.raises(OverflowError, match="1 cannot come back"):
+        semaphore.release()
+    assert f"value={sys.maxsize}" in repr(semaphore)
+
+
 def test_a_bounded_semaphore_refuses_more_permits_than_it_had():
     def main():
         semaphore = greenio.BoundedSemaphore(2)
@@ -532,16 +543,88 @@ def test_a_fiber_that_is_woken_for_no_reason_waits_on_and_misses_nothing(make, g
             wait_all_parked()
             assert waiter.state == "parked"
         if isinstance(thing, greenio.Condition):
-            if (
-                given_meanwhile
-            ):  # a notify may go to who waits for the first time only: there is nothing to look at again
-                wait_all_parked()
             with thing:
                 thing.notify()
         else:
             getattr(thing, give)()
         assert waiter.result() in (True, 0)
         assert greenio.current_time() == 0
+
+    run_virtually(main)
+
+
+# --- cancelled, then shielded, and given something before it runs ---------------------------------------------------
+
+
+def set_and_clear(event):
+    event.set()
+    event.clear()
+
+
+def notify_all(condition):
+    with condition:
+        condition.notify_all()
+
+
+@pytest.mark.parametrize(
+    ("make", "wait", "give", "expected"),
+    [
+        (greenio.Event, greenio.Event.wait, set_and_clear, True),
+        (greenio.Event, greenio.select, set_and_clear, (0, True)),
+        (lambda: greenio.Semaphore(0), greenio.Semaphore.acquire, greenio.Semaphore.release, True),
+        (greenio.Condition, lambda condition: wait_on(condition, None), notify_all, True),
+    ],
+    ids=["event", "select", "semaphore", "condition"],
+)
+def test_who_is_shielded_from_its_cancellation_misses_nothing_that_came_in_between(make, wait, give, expected):
+    scopes = []
+    thing = make()
+
+    def waiter():
+        with greenio.CancelScope() as outer, greenio.CancelScope() as inner:
+            scopes.extend([outer, inner])
+            return wait(thing)
+
+    def main():
+        fiber = greenio.spawn(waiter)
+        wait_all_parked()
+        outer, inner = scopes
+        outer.cancel()
+        inner.shield = True
+        give(thing)
+        assert fiber.result() == expected
+
+    greenio.run(main)
+
+
+def test_who_waited_for_an_event_does_not_take_an_earlier_set_for_its_own():
+    def main():
+        event = greenio.Event()
+        set_and_clear(event)
+        assert event.wait(1) is False
+        with pytest.raises(TimeoutError):
+            greenio.select(event, timeout=1)
+        assert greenio.current_time() == 2
+
+    run_virtually(main)
+
+
+# --- a deadline, and what was waited for, at the same moment ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [greenio.Semaphore, greenio.Lock, greenio.RLock])
+def test_what_is_released_between_the_deadline_and_the_waiters_turn_is_taken(kind):
+    results = []
+
+    def main():
+        thing = kind()
+        thing.acquire()
+        fiber = greenio.spawn(lambda: results.append(thing.acquire(timeout=1)))
+        greenio.sleep(1)
+        assert fiber.state == "ready"
+        thing.release()
+        fiber.join()
+        assert results == [True]
 
     run_virtually(main)
 
