@@ -569,10 +569,10 @@ def notify_all(condition):
 @pytest.mark.parametrize(
     ("make", "wait", "give", "expected"),
     [
-        (greenio.Event, greenio.Event.wait, set_and_clear, True),
-        (greenio.Event, greenio.select, set_and_clear, (0, True)),
-        (lambda: greenio.Semaphore(0), greenio.Semaphore.acquire, greenio.Semaphore.release, True),
-        (greenio.Condition, lambda condition: wait_on(condition, None), notify_all, True),
+        (greenio.Event, lambda event: event.wait(5), set_and_clear, True),
+        (greenio.Event, lambda event: greenio.select(event, timeout=5), set_and_clear, (0, True)),
+        (lambda: greenio.Semaphore(0), lambda semaphore: semaphore.acquire(timeout=5), greenio.Semaphore.release, True),
+        (greenio.Condition, lambda condition: wait_on(condition, 5), notify_all, True),
     ],
     ids=["event", "select", "semaphore", "condition"],
 )
@@ -594,7 +594,7 @@ def test_who_is_shielded_from_its_cancellation_misses_nothing_that_came_in_betwe
         give(thing)
         assert fiber.result() == expected
 
-    greenio.run(main)
+    run_virtually(main)
 
 
 def test_who_waited_for_an_event_does_not_take_an_earlier_set_for_its_own():
