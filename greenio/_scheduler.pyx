@@ -102,6 +102,11 @@ cdef enum:
     FETCH_FIBER = 12              # turns ahead: the fiber object
     FETCH_STACK = 8               # the first line of its stopped stack, and with it the address translation
     FETCH_REST = 4                # more of both
+    FETCH_TIMERS = 1000           # timers from which on the next sleepers are fetched, too
+    FETCH_FIBER_BYTES = 320
+    FETCH_STATE_BYTES = 384
+    FETCH_FRAMES_BYTES = 768
+    FETCH_STACK_BYTES = 2560
     CANCELS_BEFORE_WARNING = 1000
     RING_START = 64
     REPR_ROOM = 200               # characters
@@ -1303,24 +1308,31 @@ cdef class Scheduler:
 
     cdef inline void prefetch_sleepers(self) noexcept:
         # Who wakes next is cold, and the run queue is short when timers come a few at a time: fetch what lies behind the next
-        # deadlines, whose fibers were fetched, as those of the level below, some deadlines ago.
+        # deadlines. A fiber was fetched, as one of the level below, some deadlines before its stack and thread state are.
         cdef uint32_t index
+        cdef int offset
         cdef char *line
+        cdef char *end
         cdef PyObject *fiber
-        for index in range(min(self.timers.count, <uint32_t>5)):
+        if self.timers.count < FETCH_TIMERS:
+            return
+        for index in range(5):
             fiber = <PyObject *>greenio_timers_owner_at(&self.timers, index)
+            line = <char *>(<Fiber>fiber).core.thread_state
+            for offset in range(0, FETCH_STATE_BYTES, 64):
+                greenio_prefetch(line + offset)
+            # The stopped stack, the control block above it, and the Python frames above that.
             line = <char *>(<Fiber>fiber).core.context
-            greenio_prefetch(line)
-            greenio_prefetch(line + 64)
-            greenio_prefetch(line + 128)
-            greenio_prefetch(line + 192)
-            greenio_prefetch(<char *>(<Fiber>fiber).core.thread_state)
-            greenio_prefetch(<char *>(<Fiber>fiber).core.thread_state + 64)
-        for index in range(5, min(self.timers.count, <uint32_t>21)):
+            end = <char *>(<Fiber>fiber).core.stack + FETCH_FRAMES_BYTES
+            if end - line > FETCH_STACK_BYTES:
+                end = line + FETCH_STACK_BYTES
+            while line < end:
+                greenio_prefetch(line)
+                line += 64
+        for index in range(5, 21):
             line = <char *>greenio_timers_owner_at(&self.timers, index)
-            greenio_prefetch(line)
-            greenio_prefetch(line + 64)
-            greenio_prefetch(line + 128)
+            for offset in range(0, FETCH_FIBER_BYTES, 64):
+                greenio_prefetch(line + offset)
 
     # --- looking around, idling
 

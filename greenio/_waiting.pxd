@@ -40,6 +40,7 @@ cdef struct Place:
     PyObject *item           # sending: what is offered, borrowed from the sender; receiving: what was given, owned by the place
     int outcome              # from whoever served it, with a meaning of the line's owner: 0, or that it was closed, …
     int index                # which of select's cases
+    unsigned int process     # the line's, when it lined up: in a forked child it stands in no line any more
 
 cdef struct Line:            # first come, first served. Zeroed memory is an empty line
     Place *first
@@ -63,6 +64,7 @@ cdef inline void line_append(Line *line, Place *place) noexcept:
     if line.process != forks:
         line_renew(line)
     place.line = line
+    place.process = forks
     place.next = NULL
     place.previous = line.last
     if line.last is NULL:
@@ -78,7 +80,7 @@ cdef inline void line_remove(Place *place) noexcept:
     if line is NULL:
         return
     place.line = NULL
-    if line.process != forks:
+    if place.process != forks:
         return
     if place.previous is NULL:
         line.first = place.next

@@ -681,3 +681,39 @@ def test_what_a_handler_forked_on_top_of_a_waiting_fiber_still_waits(wait):
         flags=("-W", "ignore"),
     )
     assert sorted(child.stdout.split()) == ["child's", "parent's"]
+
+
+def test_a_line_that_a_forked_handler_used_has_no_place_of_the_parents():
+    child = run_child(
+        """
+        import os, signal, greenio
+        semaphore = greenio.Semaphore(0)
+        children = []
+
+        def handler(*_):
+            pid = os.fork()
+            if pid:
+                children.append(pid)
+            else:
+                semaphore.release()
+                assert semaphore.acquire(False)
+            greenio.spawn(semaphore.release)
+            greenio.spawn(semaphore.release)
+
+        def main():
+            other = greenio.spawn(semaphore.acquire)
+            greenio.yield_now()
+            signal.signal(signal.SIGALRM, handler)
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            assert semaphore.acquire()
+            greenio.yield_now()
+            if children:
+                assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
+                assert other.result() is True
+            print(repr(semaphore).split(": ")[1], flush=True)
+
+        greenio.run(main)
+        """,
+        flags=("-W", "ignore"),
+    )
+    assert sorted(child.stdout.split("\n")) == ["", "value=0>", "value=1>"]
