@@ -19,8 +19,8 @@ import weakref
 cimport cython
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_REFCNT
 from libc.errno cimport EBADF
-from libc.stdint cimport INT64_MAX, UINT64_MAX, uint32_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport free, malloc
 
 from greenio._switch cimport (
     StatePointer, adopt_thread, after_fork, before_fork, bring_requests, call_on_stack, check_signals, checked_stack_bytes,

@@ -254,6 +254,11 @@ static char *yellow_of(const struct greenio_stack *stack)
     return stack->limit - GREENIO_GUARD_HALF_BYTES;
 }
 
+static char *slot_at(const struct slab *slab, uint32_t index)
+{
+    return slab->start + index * slab->slot_bytes;
+}
+
 static uint32_t index_of(const struct slab *slab, const struct greenio_stack *stack)
 {
     return (uint32_t)((size_t)(slot_of(stack) - slab->start) / slab->slot_bytes);
@@ -355,7 +360,7 @@ int greenio_stack_has_yellow(void)
 static enum greenio_guard_kind guard_install(struct slab *slab)
 {
     enum greenio_guard_kind kind = greenio_stack_guard_kind();
-    char *slot = slab->start + slab->made * slab->slot_bytes;
+    char *slot = slot_at(slab, slab->made);
     if (slab->made < slab->guarded)
         return GREENIO_GUARD_MADVISE;
     if (kind == GREENIO_GUARD_MADVISE) {
@@ -573,14 +578,14 @@ static struct greenio_stack *slot_make(struct pool *pool, size_t size_class)
     enum greenio_guard_kind kind;
     if (index != NO_SLOT) {
         slab->first_cold = slab->next_cold[index];
-        slot = slab->start + index * slab->slot_bytes;
+        slot = slot_at(slab, index);
         kind = (enum greenio_guard_kind)(slab->states[index] >> KIND_SHIFT);
         pool->figures.cold--;
     }
     else {
         kind = guard_install(slab);
         index = slab->made++;
-        slot = slab->start + index * slab->slot_bytes;
+        slot = slot_at(slab, index);
         pool->figures.guards[kind]++;
     }
     slab->states[index] = (uint8_t)(SLOT_IN_USE | kind << KIND_SHIFT);
@@ -696,11 +701,6 @@ void greenio_stack_release(struct greenio_stack *stack)
     pool->warm = stack;
     pool->figures.in_use--;
     pool->figures.pooled++;
-}
-
-static char *slot_at(const struct slab *slab, uint32_t index)
-{
-    return slab->start + index * slab->slot_bytes;
 }
 
 static struct iovec memory_of(const struct slab *slab, uint32_t index)
