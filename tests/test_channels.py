@@ -3,7 +3,6 @@
 import gc
 import itertools
 import math
-import os
 import signal
 import sys
 import threading
@@ -12,6 +11,7 @@ import weakref
 
 import pytest
 from child import run_child
+from waiters import in_thread, parked, until
 
 import greenio
 from greenio import Channel, ChannelClosed, WouldBlock
@@ -25,38 +25,6 @@ class Item:
 def receive_into(found, channel):
     for item in channel:
         found.append(item)
-
-
-def parked(fn, *args):
-    """A fiber that has run fn(*args) up to where it waits."""
-    fiber = greenio.spawn(fn, *args)
-    wait_all_parked()
-    assert fiber.state == "parked", fiber
-    return fiber
-
-
-def in_thread(fn, *args):
-    """An OS thread without fibers that has begun to call fn(*args); its `outcome` is a list with the result or exception."""
-    outcome = []
-
-    def call():
-        try:
-            outcome.append(fn(*args))
-        except BaseException as error:
-            outcome.append(error)
-
-    thread = threading.Thread(target=call)
-    thread.outcome = outcome
-    thread.start()
-    return thread
-
-
-def until(condition):
-    """Wait, in an OS thread without fibers, for what another one does next."""
-    for _ in itertools.count():
-        if condition():
-            return
-        os.sched_yield()
 
 
 # --- what it is ------------------------------------------------------------------------------------------------------

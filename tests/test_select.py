@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import itertools
 import math
 import os
 import signal
@@ -15,6 +14,7 @@ from concurrent.futures import CancelledError, Future
 
 import pytest
 from child import check_script, run_child
+from waiters import in_thread, parked, until
 
 import greenio
 from greenio import Channel, ChannelClosed, Selected, after, at, readable, receiving, select, sending, writable
@@ -24,38 +24,6 @@ from greenio.testing import VirtualClock, wait_all_parked
 
 class Item:
     """Something to which weak references are possible."""
-
-
-def parked(fn, *args, **kwargs):
-    """A fiber that has run fn(*args) up to where it waits."""
-    fiber = greenio.spawn(lambda: fn(*args, **kwargs))
-    wait_all_parked()
-    assert fiber.state == "parked", fiber
-    return fiber
-
-
-def in_thread(fn, *args, **kwargs):
-    """An OS thread without fibers that has begun to call fn(*args); its `outcome` is a list with the result or exception."""
-    outcome = []
-
-    def call():
-        try:
-            outcome.append(fn(*args, **kwargs))
-        except BaseException as error:
-            outcome.append(error)
-
-    thread = threading.Thread(target=call)
-    thread.outcome = outcome
-    thread.start()
-    return thread
-
-
-def until(condition):
-    """Wait, in an OS thread without fibers, for what another one does next."""
-    for _ in itertools.count():
-        if condition():
-            return
-        os.sched_yield()
 
 
 def waiting(*channels):
