@@ -24,8 +24,8 @@ from libc.stdlib cimport free, malloc
 
 from greenio._switch cimport (
     StatePointer, adopt_thread, after_fork, before_fork, bring_requests, call_on_stack, check_signals, checked_stack_bytes,
-    foreign_states, forget_after_fork, forget_pool_after_fork, forward_signals, give_back_stacks, hears_signals, prepare, recover_stack,
-    switch_to, watch_overflow_handler)
+    foreign_states, forget_after_fork, forget_pool_after_fork, forward_signals, give_back_stacks, give_back_surplus,
+    hears_signals, prepare, recover_stack, switch_to, trim_surplus, watch_overflow_handler)
 from greenio.pollers.poller cimport (
     FAILED, HANG_UP, PEER_CLOSED, READABLE, URGENT, WRITABLE)
 
@@ -47,6 +47,8 @@ cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident()
     const char *PyUnicode_AsUTF8(object text) except NULL
     void Py_XDECREF(PyObject *)
+    void PyObject_GC_Track(PyObject *)
+    void PyObject_GC_UnTrack(PyObject *)
 
 cdef extern from "monitor.h":
     struct greenio_monitor_hooks:
@@ -103,6 +105,7 @@ cdef enum:
     FETCH_STACK = 8               # the first line of its stopped stack, and with it the address translation
     FETCH_REST = 4                # more of both
     FETCH_TIMERS = 1000           # timers from which on the next sleepers are fetched, too
+    CROWD_SLACK_NS = 200_000      # and an idle wait takes that much longer: whoever is due by then wakes in one go
     FETCH_FIBER_BYTES = 320
     FETCH_STATE_BYTES = 384
     FETCH_FRAMES_BYTES = 768
@@ -114,6 +117,7 @@ cdef enum:
     DEADLOCK_GRACE_NS = 10_000_000        # an OS thread that ends, or a signal under way, gets this long first
     DEADLOCK_AGAIN_NS = 1_000_000_000     # other OS threads may end without a word
     LONG_WAIT_NS = 10_000_000             # time enough to tidy up first
+    TRIMMED_A_LOOK = 16           # stacks, of 2 µs each
     EXIT_PATIENCE_MS = 5000
     BIG_STACK_BYTES = 8 * 1024 * 1024
 
@@ -888,7 +892,10 @@ cdef class Scheduler:
         main.core.thread_state = NULL
         self.wake_joiners_of_main()
         self.unlink(main)
-        give_back_stacks()
+        if live:
+            give_back_stacks()
+        else:
+            give_back_surplus()
         self.forget_thread()
         self.current = NULL
         greenio_scheduler_set(NULL)
@@ -959,6 +966,9 @@ cdef class Scheduler:
         return fiber
 
     cdef void link(self, Fiber fiber) noexcept:
+        # While it is alive it is nobody's garbage, nor is what it refers to: the collector need not walk it, again and again where
+        # many are spawned.
+        PyObject_GC_UnTrack(<PyObject *>fiber)
         Py_INCREF(fiber)
         fiber.alive_previous = NULL
         fiber.alive_next = self.alive
@@ -969,6 +979,7 @@ cdef class Scheduler:
 
     cdef void unlink(self, Fiber fiber) noexcept:
         # The reference that link took goes when nobody stands on the fiber's stack any more: bury, in _switch.pyx.
+        PyObject_GC_Track(<PyObject *>fiber)
         if fiber.alive_previous is NULL:
             self.alive = fiber.alive_next
         else:
@@ -1345,6 +1356,7 @@ cdef class Scheduler:
                 self.poller.wait(0)
         except BaseException as error:
             self.throw_into_main(error)
+        trim_surplus(TRIMMED_A_LOOK)
         if monitor_stopped:
             start_monitor_again()
 
@@ -1363,6 +1375,7 @@ cdef class Scheduler:
 
     cdef int idle_once(self) except -1:
         cdef int64_t timeout_ns = -1
+        cdef int64_t trim_ns
         cdef WaitNode *node
         if self.timers.count:
             self.fire_timers()
@@ -1388,11 +1401,17 @@ cdef class Scheduler:
                 timeout_ns = self.clock.wait_ns(greenio_timers_deadline(&self.timers))
             if timeout_ns <= 0:
                 return 0
+            if self.timers.count >= FETCH_TIMERS and self.clock is None:
+                timeout_ns += CROWD_SLACK_NS
         elif self.io_waiting == 0 and self.outside_calls == 0:
             if self.deadlock_looks > 0 and self.is_deadlocked():
                 raise DeadlockError(self.deadlock_text())
             timeout_ns = DEADLOCK_GRACE_NS if self.deadlock_looks == 0 else DEADLOCK_AGAIN_NS
             self.deadlock_looks += 1
+            return self.wait_for_events(timeout_ns)
+        trim_ns = trim_surplus(TRIMMED_A_LOOK)
+        if trim_ns >= 0 and (timeout_ns < 0 or trim_ns < timeout_ns):
+            timeout_ns = trim_ns
         return self.wait_for_events(timeout_ns)
 
     cdef int wait_for_events(self, int64_t timeout_ns) except -1:

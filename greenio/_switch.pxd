@@ -9,6 +9,7 @@
 #   - a slot goes back to the pool only after the successor has finished both the stack switch and the thread-state
 #     switch: with the GIL let go in between, another OS thread could take it.
 from cpython.ref cimport PyObject
+from libc.stdint cimport int64_t
 
 cdef extern from "Python.h":
     ctypedef struct PyThreadState:
@@ -78,6 +79,11 @@ cdef void recover_stack(FiberCore *core) noexcept
 
 # The memory of stacks that nobody needs, to the kernel: for a moment with nothing else to do.
 cdef void give_back_stacks() noexcept
+
+# Of the ended fibers' stacks that are kept for a while, give up those that nobody needed, `most` at a time. Returns the time in
+# ns to the next look, 0 if there are more to give up now; -1: no look is needed. give_back_surplus: all of them, at once.
+cdef int64_t trim_surplus(int most) noexcept
+cdef void give_back_surplus() noexcept
 
 # Usable bytes for a request, checked. ValueError or TypeError names the bounds.
 cdef size_t checked_stack_bytes(object requested) except 0

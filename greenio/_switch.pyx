@@ -15,8 +15,9 @@ import threading
 
 from cpython.ref cimport Py_XDECREF
 from libc.errno cimport errno
-from libc.stdint cimport uintptr_t
+from libc.stdint cimport INT64_MAX, int64_t, uintptr_t
 from libc.string cimport strerror
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 cdef extern from "Python.h":
     PyObject *PyObject_Call(PyObject *function, PyObject *arguments, PyObject *keywords)
@@ -65,7 +66,9 @@ cdef extern from "stack.h":
     void greenio_stack_discard(greenio_stack *stack)
     void greenio_stack_give_back()
     greenio_stack *greenio_stack_pool_take(size_t keep)
-    void greenio_stack_set_high_water(size_t slots)
+    void greenio_stack_set_high_water(size_t slots, size_t surplus)
+    greenio_stack *greenio_stack_take_surplus(int64_t now_ns, int64_t *next_ns)
+    const size_t greenio_stack_surplus
     int greenio_stack_stats_of "greenio_stack_stats"(size_t index, greenio_stack_stats *stats)
     int greenio_stack_canary_intact(const greenio_stack *stack)
     greenio_stack *greenio_stack_find(const void *address)
@@ -379,6 +382,39 @@ cdef void give_back_stacks() noexcept:
     greenio_stack_give_back()
 
 
+cdef void give_back_surplus() noexcept:
+    cdef int64_t unused
+    cdef greenio_stack *stack
+    while greenio_stack_surplus != 0:
+        stack = greenio_stack_take_surplus(INT64_MAX, &unused)
+        give_up(stack)
+    greenio_stack_give_back()
+
+
+cdef int64_t trim_surplus(int most) noexcept:
+    cdef greenio_stack *stack
+    cdef timespec time
+    cdef int64_t now_ns
+    cdef int64_t next_ns
+    if greenio_stack_surplus == 0:
+        return -1
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    now_ns = next_ns = <int64_t>time.tv_sec * 1_000_000_000 + time.tv_nsec
+    while most > 0:
+        stack = greenio_stack_take_surplus(now_ns, &next_ns)
+        if stack is NULL:
+            break
+        give_up(stack)
+        most -= 1
+    return next_ns - now_ns
+
+
+cdef inline void give_up(greenio_stack *stack) noexcept:
+    if stack.thread_state is not NULL:
+        greenio_pystate_drop(stack)
+    greenio_stack_discard(stack)
+
+
 cdef void recover_stack(FiberCore *core) noexcept:
     if core.stack is not NULL:
         recover_from(core.stack)
@@ -488,9 +524,7 @@ cdef void trim_pool(size_t keep) noexcept:
         if stack is NULL:
             greenio_stack_give_back()
             return
-        if stack.thread_state is not NULL:
-            greenio_pystate_drop(stack)
-        greenio_stack_discard(stack)
+        give_up(stack)
 
 
 cdef dict guard_names = {
@@ -534,17 +568,18 @@ def stack_classes():
     return rows
 
 
-def set_stack_pool(Py_ssize_t slots):
+def set_stack_pool(Py_ssize_t slots, Py_ssize_t surplus=0):
     """Keep at most *slots* finished stacks of each size warm for the next fibers; give back what is above.
 
     Args:
         slots: how many, >= 0; 1024 unless set. Each keeps 4 KiB and its thread state, more if a fiber went deep.
+        surplus: how many more may stay until they have not been needed for a second, >= 0; 131,072 unless set.
     Raises:
-        ValueError: *slots* < 0.
+        ValueError: *slots* or *surplus* < 0.
     """
-    if slots < 0:
-        raise ValueError(f"the pool must keep >= 0 stacks, not {slots}")
-    greenio_stack_set_high_water(slots)
+    if slots < 0 or surplus < 0:
+        raise ValueError(f"the pool must keep >= 0 stacks, not {slots} and a surplus of {surplus}")
+    greenio_stack_set_high_water(slots, surplus)
     trim_pool(slots)
 
 

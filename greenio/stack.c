@@ -41,6 +41,10 @@
 #  define SYS_process_madvise 440
 #endif
 
+#ifndef PIDFD_SELF_THREAD_GROUP /* Linux 6.14 */
+#  define PIDFD_SELF_THREAD_GROUP -10001
+#endif
+
 #define PAGE_BYTES ((size_t)GREENIO_PAGE_BYTES)
 #define CACHE_LINE_BYTES 64
 
@@ -59,6 +63,8 @@
 #define SLAB_MAX_SLOTS 2048
 
 #define DEFAULT_HIGH_WATER 1024
+#define DEFAULT_SURPLUS (128 * 1024)
+#define SURPLUS_PERIOD_NS 1000000000
 
 /* A fiber that wrote further below the hot page than this went deep. json, ssl, logging and database drivers use up to
  * 20 KiB of C stack; a pool that gives that back at each release would fault it in again each time. */
@@ -75,10 +81,12 @@
 #define BATCH 64
 #define BATCHED_STACK_BYTES ((size_t)512 * 1024) /* larger ones go at once: they may hold as much memory as they are large */
 
-/* state of a slot, in the low bits of slab->states[index]; the guard's kind is above */
+/* state of a slot, in the low bits of slab->states[index]; the guard's kind is above, and whether it was released before */
 enum { SLOT_FRESH, SLOT_IN_USE, SLOT_POOLED, SLOT_COLD };
 #define STATE_MASK 3
 #define KIND_SHIFT 2
+#define KIND_MASK 3
+#define RELEASED_BEFORE 16 /* since it was made, or given back */
 
 #define NO_SLOT UINT32_MAX
 
@@ -105,12 +113,16 @@ struct pool {
     struct slab *room_first, *room_last;
     struct slab *reserve;                  /* the one wholly cold slab that is kept, or NULL */
     size_t next_slab_bytes;                /* 0: FIRST_SLAB_BYTES */
+    size_t least_pooled;                   /* since the surplus period began */
+    size_t unneeded;                       /* surplus slots still to go: all through the last period they lay here */
     struct greenio_stack_stats figures;
 };
 
 static struct pool pools[SIZE_CLASSES];
 static struct slab *all_slabs;
 static size_t high_water = DEFAULT_HIGH_WATER;
+static size_t most_surplus = DEFAULT_SURPLUS;
+static int64_t surplus_period_end_ns;
 
 static int is_initialized;
 static int wants_yellow;
@@ -126,6 +138,7 @@ static struct {
 static size_t leaving_count;
 
 volatile int greenio_stack_yellow_open_count;
+size_t greenio_stack_surplus;
 
 /* ---- registry: which slab holds an address ------------------------------------------------------------------------ */
 
@@ -264,6 +277,11 @@ static uint32_t index_of(const struct slab *slab, const struct greenio_stack *st
     return (uint32_t)((size_t)(slot_of(stack) - slab->start) / slab->slot_bytes);
 }
 
+static enum greenio_guard_kind kind_of(const struct slab *slab, uint32_t index)
+{
+    return (enum greenio_guard_kind)(slab->states[index] >> KIND_SHIFT & KIND_MASK);
+}
+
 size_t greenio_stack_round(size_t stack_bytes)
 {
     if (stack_bytes > GREENIO_STACK_MAX_BYTES)
@@ -279,16 +297,25 @@ size_t greenio_stack_round(size_t stack_bytes)
 /* One advice for many ranges: how many of them have it, from the first on; the others are as they were. */
 static size_t advise_all(const struct iovec *ranges, size_t count, int advice)
 {
-    static int missing;
+    static enum { BY_NAME, BY_DESCRIPTOR, ONE_BY_ONE } way; /* how the kernel lets a process advise itself: the best that it knows */
     size_t done = 0;
-    int process = missing ? -1 : (int)syscall(SYS_pidfd_open, getpid(), 0);
-    if (process >= 0) {
-        ssize_t bytes = syscall(SYS_process_madvise, process, ranges, count, advice, 0);
-        missing = bytes < 0;
-        for (; bytes > 0 && (size_t)bytes >= ranges[done].iov_len; done++)
-            bytes -= (ssize_t)ranges[done].iov_len;
-        close(process);
+    ssize_t bytes = -1;
+    if (way == BY_NAME) {
+        bytes = syscall(SYS_process_madvise, PIDFD_SELF_THREAD_GROUP, ranges, count, advice, 0);
+        if (bytes < 0)
+            way = BY_DESCRIPTOR;
     }
+    if (way == BY_DESCRIPTOR) {
+        int process = (int)syscall(SYS_pidfd_open, getpid(), 0);
+        if (process >= 0) {
+            bytes = syscall(SYS_process_madvise, process, ranges, count, advice, 0);
+            if (bytes < 0)
+                way = ONE_BY_ONE;
+            close(process);
+        }
+    }
+    for (; bytes > 0 && (size_t)bytes >= ranges[done].iov_len; done++)
+        bytes -= (ssize_t)ranges[done].iov_len;
     while (done < count && madvise(ranges[done].iov_base, ranges[done].iov_len, advice) == 0)
         done++;
     return done;
@@ -532,7 +559,7 @@ static struct slab *slab_new(struct pool *pool, size_t size_class)
 static void slab_drop(struct pool *pool, struct slab *slab)
 {
     for (uint32_t i = 0; i < slab->made; i++) {
-        int kind = slab->states[i] >> KIND_SHIFT;
+        int kind = kind_of(slab, i);
         pool->figures.guards[kind]--;
         if (kind == GREENIO_GUARD_MPROTECT)
             mprotect_slots--;
@@ -579,7 +606,7 @@ static struct greenio_stack *slot_make(struct pool *pool, size_t size_class)
     if (index != NO_SLOT) {
         slab->first_cold = slab->next_cold[index];
         slot = slot_at(slab, index);
-        kind = (enum greenio_guard_kind)(slab->states[index] >> KIND_SHIFT);
+        kind = kind_of(slab, index);
         pool->figures.cold--;
     }
     else {
@@ -624,8 +651,12 @@ static struct greenio_stack *pool_pop(struct pool *pool)
     pool->warm = stack->next;
     stack->next = NULL;
     set_state(stack, SLOT_IN_USE);
+    if (pool->figures.pooled > high_water)
+        greenio_stack_surplus--;
     pool->figures.pooled--;
     pool->figures.in_use++;
+    if (pool->figures.pooled < pool->least_pooled)
+        pool->least_pooled = pool->figures.pooled;
     return stack;
 }
 
@@ -674,6 +705,19 @@ static int went_deep(const struct greenio_stack *stack)
 {
     const char *hot_page = hot_page_of(stack);
     size_t stack_bytes = class_stack_bytes(stack->size_class);
+    struct slab *slab = stack->slab;
+    uint8_t *state = &slab->states[index_of(slab, stack)];
+    if (!(*state & RELEASED_BEFORE)) {
+        /* Its pages were never looked at, so which are there says all. Three page faults for the looks below would cost more than
+         * the fiber may have; who comes back this way pays them once. */
+        unsigned char resident[BATCHED_STACK_BYTES / PAGE_BYTES];
+        unsigned char last_resident[1];
+        size_t pages = (size_t)(hot_page - WARM_STACK_BYTES - stack->limit) / PAGE_BYTES;
+        *state |= RELEASED_BEFORE;
+        if (pages <= sizeof resident && mincore(stack->limit, pages * PAGE_BYTES, resident) == 0
+            && mincore(slot_end_of(stack) - PAGE_BYTES, PAGE_BYTES, last_resident) == 0)
+            return memchr(resident, 1, pages) != NULL || last_resident[0] & 1;
+    }
     return page_written(hot_page - WARM_STACK_BYTES - PAGE_BYTES, 256)
            || page_written(hot_page - stack_bytes / 2 - PAGE_BYTES, 1024)
            || page_written(slot_end_of(stack) - PAGE_BYTES, 1024);
@@ -681,7 +725,8 @@ static int went_deep(const struct greenio_stack *stack)
 
 int greenio_stack_pool_has_room(const struct greenio_stack *stack)
 {
-    return pools[stack->size_class].figures.pooled < high_water;
+    size_t pooled = pools[stack->size_class].figures.pooled;
+    return pooled < high_water || (pooled - high_water < most_surplus && class_stack_bytes(stack->size_class) <= BATCHED_STACK_BYTES);
 }
 
 void greenio_stack_release(struct greenio_stack *stack)
@@ -689,7 +734,9 @@ void greenio_stack_release(struct greenio_stack *stack)
     struct pool *pool = &pools[stack->size_class];
     if (stack->yellow_open)
         greenio_stack_close_yellow(stack);
-    if (went_deep(stack)) {
+    if (pool->figures.pooled >= high_water)
+        greenio_stack_surplus++; /* goes whole: a look at pages that it may never have touched would cost as much as its hot page did */
+    else if (went_deep(stack)) {
         char *above = hot_page_of(stack) + PAGE_BYTES;
         madvise(stack->limit, (size_t)(hot_page_of(stack) - stack->limit), MADV_DONTNEED);
         madvise(above, DATA_PAGES_BYTES, MADV_DONTNEED);
@@ -705,7 +752,7 @@ void greenio_stack_release(struct greenio_stack *stack)
 
 static struct iovec memory_of(const struct slab *slab, uint32_t index)
 {
-    int unguarded = slab->states[index] >> KIND_SHIFT == GREENIO_GUARD_CANARY;
+    int unguarded = kind_of(slab, index) == GREENIO_GUARD_CANARY;
     char *from = slot_at(slab, index) + (unguarded ? 0 : GREENIO_GUARD_BYTES);
     return (struct iovec){from, (size_t)(slot_at(slab, index) + slab->slot_bytes - from)};
 }
@@ -771,14 +818,41 @@ struct greenio_stack *greenio_stack_pool_take(size_t keep)
     return pooled > keep ? pool_pop(largest) : NULL;
 }
 
-void greenio_stack_set_high_water(size_t slots)
+void greenio_stack_set_high_water(size_t slots, size_t surplus)
 {
     high_water = slots;
+    most_surplus = surplus;
+    greenio_stack_surplus = 0;
+    for (size_t i = 0; i < SIZE_CLASSES; i++) {
+        if (pools[i].figures.pooled > slots)
+            greenio_stack_surplus += pools[i].figures.pooled - slots;
+    }
 }
 
 size_t greenio_stack_high_water(void)
 {
     return high_water;
+}
+
+struct greenio_stack *greenio_stack_take_surplus(int64_t now_ns, int64_t *next_ns)
+{
+    if (now_ns != INT64_MAX && now_ns >= surplus_period_end_ns) {
+        surplus_period_end_ns = now_ns + SURPLUS_PERIOD_NS;
+        for (size_t i = 0; i < SIZE_CLASSES; i++) {
+            struct pool *pool = &pools[i];
+            pool->unneeded = pool->least_pooled > high_water ? pool->least_pooled - high_water : 0;
+            pool->least_pooled = pool->figures.pooled;
+        }
+    }
+    for (size_t i = 0; greenio_stack_surplus != 0 && i < SIZE_CLASSES; i++) {
+        struct pool *pool = &pools[i];
+        if (pool->figures.pooled > high_water && (pool->unneeded != 0 || now_ns == INT64_MAX)) {
+            pool->unneeded -= pool->unneeded != 0;
+            return pool_pop(pool);
+        }
+    }
+    *next_ns = surplus_period_end_ns;
+    return NULL;
 }
 
 /* ---- questions ----------------------------------------------------------------------------------------------------- */

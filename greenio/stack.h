@@ -59,7 +59,7 @@ struct greenio_stack_stats {
     size_t in_use_peak;
     size_t pooled;
     size_t cold;
-    size_t high_water;       /* most slots kept warm in the pool */
+    size_t high_water;       /* most slots kept warm in the pool for good */
     size_t slabs;
     size_t reserved_bytes;   /* address space of all slabs */
     size_t acquired_total;   /* slots handed out since the start */
@@ -85,12 +85,12 @@ size_t greenio_stack_round(size_t stack_bytes);
  * else a cold one, else a new one. NULL with errno (ENOMEM, EINVAL). No system call in the warm case. */
 struct greenio_stack *greenio_stack_acquire(size_t stack_bytes);
 
-/* Whether a release now should keep the slot warm; if not, its thread state must be dropped first and
- * greenio_stack_discard called instead. */
+/* Whether a release now should keep the slot warm, for good or as surplus; if not, its thread state must be dropped first
+ * and greenio_stack_discard called instead. */
 int greenio_stack_pool_has_room(const struct greenio_stack *stack);
 
 /* Give back a slot that nobody stands on any more, keeping its thread state for the next user. Pages below and above
- * the hot page are returned to the kernel if the fiber went deep. An open yellow half is closed; what was taken of
+ * the hot page are returned to the kernel if the fiber went deep, those of a surplus slot when it goes. An open yellow half is closed; what was taken of
  * the thread state's recursion is the caller's to give back before. */
 void greenio_stack_release(struct greenio_stack *stack);
 
@@ -104,9 +104,17 @@ void greenio_stack_give_back(void);
  * discarded), or NULL when no more than `keep` are left. */
 struct greenio_stack *greenio_stack_pool_take(size_t keep);
 
-/* Warm slots kept for each size class; default 1024. */
-void greenio_stack_set_high_water(size_t slots);
+/* Warm slots kept for each size class: `slots` for good; up to `surplus` more, of the smaller classes, until they have not been needed
+ * for a second. Defaults 1024 and 131,072: fibers that come and go by the ten thousand find their stacks again. */
+void greenio_stack_set_high_water(size_t slots, size_t surplus);
 size_t greenio_stack_high_water(void);
+
+/* Surplus slots, of all classes: while there are any, greenio_stack_take_surplus is called now and then. */
+extern size_t greenio_stack_surplus;
+
+/* Take one slot out of the pools that was not needed for a second (its thread state must then be dropped and the slot discarded), or
+ * NULL: none is due before `*next_ns`. `now_ns`: CLOCK_MONOTONIC; INT64_MAX takes all, needed or not. */
+struct greenio_stack *greenio_stack_take_surplus(int64_t now_ns, int64_t *next_ns);
 
 /* In use: every slot in use, newest slab first; the caller copies what it needs. Stops when `visit` returns nonzero. */
 int greenio_stack_visit_in_use(int (*visit)(struct greenio_stack *, void *), void *closure);

@@ -531,6 +531,46 @@ assert not probe.pool_has_room(stacks[0])
 """)
 
 
+def test_a_surplus_stays_until_it_was_not_needed_for_a_second(run):
+    run("""
+SECOND = 1_000_000_000
+NEVER = 2**63 - 1
+assert probe.set_high_water(2, 3) == 2
+stacks = [probe.acquire(SIZE) for _ in range(8)]
+large = [probe.acquire(M) for _ in range(3)]
+for stack in stacks + large:
+    if probe.pool_has_room(stack):
+        probe.release(stack)
+    else:
+        probe.discard(stack)
+assert stats()["pooled"] == 5 and stats()["cold"] == 3
+assert stats(4)["pooled"] == 2  # large stacks may hold much memory: no surplus of them
+now = 1000 * SECOND
+assert probe.take_surplus(now) == -(now + SECOND)  # a moment ago all were in use
+probe.release(probe.acquire(SIZE))
+assert probe.take_surplus(now + SECOND - 1) == -(now + SECOND)
+now += SECOND
+taken = [probe.take_surplus(now), probe.take_surplus(now)]
+assert set(taken) < set(stacks) and stats()["pooled"] == 3  # the third was needed
+assert probe.take_surplus(now) == -(now + SECOND)
+for stack in taken:
+    probe.discard(stack)
+now += SECOND
+last = probe.take_surplus(now)
+assert last in stacks and probe.take_surplus(now) == -(now + SECOND)
+probe.discard(last)
+assert stats()["pooled"] == 2 and probe.take_surplus(now + 9 * SECOND) == -(now + 10 * SECOND)
+check_sums()
+
+# All of it at once; and none is kept when none is wanted.
+stacks = [probe.acquire(SIZE) for _ in range(4)]
+for stack in stacks:
+    probe.release(stack)
+assert {probe.take_surplus(NEVER), probe.take_surplus(NEVER)} < set(stacks) and probe.take_surplus(NEVER) < 0
+assert not probe.set_high_water(0) and not probe.pool_has_room(stacks[0])
+""")
+
+
 def test_in_use_is_newest_slab_first_and_can_stop(run):
     run("""
 stacks = [probe.acquire(SIZE) for _ in range(3)]

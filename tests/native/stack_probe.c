@@ -138,12 +138,23 @@ static PyObject *probe_pool_take(PyObject *module, PyObject *args)
 
 static PyObject *probe_set_high_water(PyObject *module, PyObject *args)
 {
+    unsigned long long value[2] = {0, 0};
+    (void)module;
+    if (take(args, value, 1, 2) != 0)
+        return NULL;
+    greenio_stack_set_high_water(value[0], value[1]);
+    return PyLong_FromSize_t(greenio_stack_high_water());
+}
+
+static PyObject *probe_take_surplus(PyObject *module, PyObject *args)
+{
     unsigned long long value[1];
+    int64_t next_ns = 0;
     (void)module;
     if (take(args, value, 1, 1) != 0)
         return NULL;
-    greenio_stack_set_high_water(value[0]);
-    return PyLong_FromSize_t(greenio_stack_high_water());
+    struct greenio_stack *stack = greenio_stack_take_surplus((int64_t)value[0], &next_ns);
+    return stack != NULL ? from_pointer(stack) : PyLong_FromLongLong(-next_ns);
 }
 
 struct visit {
@@ -680,6 +691,7 @@ static PyMethodDef methods[] = {
     FUNCTION(pool_has_room, METH_VARARGS),
     FUNCTION(pool_take, METH_VARARGS),
     FUNCTION(set_high_water, METH_VARARGS),
+    FUNCTION(take_surplus, METH_VARARGS),
     FUNCTION(in_use, METH_VARARGS),
     FUNCTION(stats, METH_VARARGS),
     FUNCTION(canary_intact, METH_VARARGS),
