@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .cases import (
+    ACCEPT,
     BUFFERED,
     HANDED_OVER,
+    LARGE,
     LOCK,
     MORE_IS_BETTER,
     SLEEPERS,
     SPAWN,
     TIMEOUT,
+    TLS,
     Case,
     Metric,
     echo,
@@ -80,8 +83,10 @@ def _since_312(before: float, since: float) -> float:
     return since if sys.version_info >= (3, 12) else before
 
 
-def _against(title: str, case: Case, metric: Metric, peer: str, limit: float, *, faster: bool = False) -> Bar:
-    return Bar(f"{title}, against {peer}", Side(case, metric, GREENIO), Side(case, metric, peer), limit, faster)
+def _against(
+    title: str, case: Case, metric: Metric, peer: str, limit: float, *, faster: bool = False, ours: str = GREENIO
+) -> Bar:
+    return Bar(f"{title}, against {peer}", Side(case, metric, ours), Side(case, metric, peer), limit, faster)
 
 
 def _echo_bars() -> Iterator[Bar]:
@@ -92,6 +97,28 @@ def _echo_bars() -> Iterator[Bar]:
     for peer, limit in (("uvloop", 0.95), ("gevent", 2.5)):
         title = "echo 1 KiB, 100 connections, requests/s"
         yield _against(title, echo(100, 1_024), Metric.REQUESTS_PER_S, peer, limit, faster=True)
+
+
+def _stream_bars() -> Iterator[Bar]:
+    ours = "greenio streams"
+    for connections in (100, 1_000):
+        for peer, limit in (("C epoll", 1.2), ("uvloop", 1.0), ("uvloop streams", 0.65), ("gevent", 0.4)):
+            title = f"streams 1 KiB, {connections:,} connections, CPU per request"
+            yield _against(title, echo(connections, 1_024), Metric.CPU_US, peer, limit, ours=ours)
+    for connections in (1, 10):
+        title = f"streams 1 KiB, {connections} connections, requests/s"
+        yield _against(title, echo(connections, 1_024), Metric.REQUESTS_PER_S, "uvloop", 0.95, faster=True, ours=ours)
+
+
+def _other_server_bars() -> Iterator[Bar]:
+    for peer, limit in (("uvloop", 1.05), ("gevent", 0.67)):
+        yield _against("TLS echo 1 KiB, 100 connections, CPU per request", TLS, Metric.CPU_US, peer, limit)
+    for peer in ("uvloop", "uvloop buffered"):
+        title = "100 KiB, 10 connections, requests/s"
+        yield _against(title, LARGE, Metric.REQUESTS_PER_S, peer, 0.95, faster=True)
+    for peer, limit in (("gevent", 2.0), ("uvloop", 0.95)):
+        title = "short connections, accepted/s"
+        yield _against(title, ACCEPT, Metric.REQUESTS_PER_S, peer, limit, faster=True)
 
 
 _PAIR, _MANY = switch(2), switch(100_000)
@@ -141,6 +168,8 @@ BARS = (
     _against("100,000 sleepers, p99 lateness", SLEEPERS, Metric.LATE_P99_US, "Go", 1),
     _against("uncontended lock, acquire and release", LOCK, Metric.NS, "threads", 1.5),
     *_echo_bars(),
+    *_stream_bars(),
+    *_other_server_bars(),
 )
 
 

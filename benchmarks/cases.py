@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from .contenders import Contender
 
-GROUPS = ("switch", "spawn", "sleep", "memory", "channel", "timeout", "lock", "echo")
+GROUPS = ("switch", "spawn", "sleep", "memory", "channel", "timeout", "lock", "echo", "large", "tls", "accept")
 CONNECTIONS = (1, 10, 100, 1_000)
 REQUEST_BYTES = (64, 1_024, 10_240, 102_400)
 DEPTHS = (0, 20, 80)  # nested C callbacks
@@ -51,6 +51,16 @@ UNITS = {
         Metric.P99_US: "latency p99 µs",
     },
 }
+UNITS["large"] = UNITS["tls"] = UNITS["echo"]
+UNITS["accept"] = {
+    Metric.REQUESTS_PER_S: "connections/s",
+    Metric.CPU_US: "server CPU µs/connection",
+    Metric.P50_US: "connect, request and reply, p50 µs",
+    Metric.P99_US: "connect, request and reply, p99 µs",
+}
+SERVED = frozenset({"echo", "tls"})
+"""The workloads that are a server and a load."""
+SAME_READ_SIZE = frozenset({"greenio", "greenio streams", "uvloop", "uvloop buffered", "gevent", "C epoll"})
 """The metrics of each group, most telling first, and what their numbers count."""
 
 
@@ -74,7 +84,8 @@ class Case:
 
     def suits(self, contender: Contender) -> bool:
         """Whether the table has a figure for *contender* in this row."""
-        return contender.offers(self.workload) and (self.only is None or contender.name in self.only)
+        named = contender.everywhere if self.only is None else contender.name in self.only
+        return contender.offers(self.workload) and named
 
     def arguments(self, contender: Contender, thoroughness: float) -> list[str]:
         """The command line of a program, behind the command: workload and parameters."""
@@ -139,17 +150,27 @@ def memory(fibers: int) -> Case:
     )
 
 
-def echo(connections: int, request_bytes: int) -> Case:
-    """*connections* with one request outstanding on each."""
+def _served(group: str, connections: int, request_bytes: int, **more: int) -> Case:
     size = f"{request_bytes // 1024} KiB" if request_bytes >= 1024 else f"{request_bytes} B"
     noun = "1 connection" if connections == 1 else f"{connections:,} connections"
     return Case(
-        "echo",
+        group,
         f"{noun}, {size}",
-        "echo",
-        (("connections", connections), ("request_bytes", request_bytes)),
-        metrics=tuple(UNITS["echo"]),
+        "tls" if group == "tls" else "echo",
+        (("connections", connections), ("request_bytes", request_bytes), *more.items()),
+        metrics=tuple(UNITS[group]),
+        only=SAME_READ_SIZE if group == "large" else None,
     )
+
+
+def echo(connections: int, request_bytes: int) -> Case:
+    """*connections* with one request outstanding on each."""
+    return _served("echo", connections, request_bytes)
+
+
+LARGE = _served("large", 10, 102_400)
+TLS = _served("tls", 100, 1_024)
+ACCEPT = _served("accept", 100, 64, requests_each=1)
 
 
 def chosen(
@@ -176,3 +197,9 @@ def chosen(
                 yield LOCK
             case "echo":
                 yield from (echo(count, size) for size in request_bytes for count in connections)
+            case "large":
+                yield LARGE
+            case "tls":
+                yield TLS
+            case "accept":
+                yield ACCEPT

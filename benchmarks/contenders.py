@@ -23,20 +23,25 @@ class Contender:
     """The workloads that the program offers."""
     server: Sequence[str] = ()
     """The echo server, given like `program`."""
+    tls_server: Sequence[str] = ()
+    """The echo server over TLS."""
+    everywhere: bool = True
+    """Whether it is measured in rows that do not name their contenders, too."""
     pace: float = 1.0
     """Its share of the operations that the fastest are asked for, so that rounds stay short."""
 
     def offers(self, workload: str) -> bool:
         """Whether this contender can be measured doing *workload*."""
-        return bool(self.server) if workload == "echo" else workload in self.workloads
+        servers = {"echo": self.server, "tls": self.tls_server}
+        return bool(servers[workload]) if workload in servers else workload in self.workloads
 
     def command(self, workload: str) -> list[str]:
-        """The command that measures *workload*, or for `echo` the one that serves.
+        """The command that measures *workload*, or for `echo` and `tls` the one that serves.
 
         Raises:
             Missing: the contender cannot run here.
         """
-        program, *arguments = self.server if workload == "echo" else self.program
+        program, *arguments = {"echo": self.server, "tls": self.tls_server}.get(workload, self.program)
         if program.endswith((".c", ".go")):
             return [str(built(program)), *arguments]
         if self.module is not None:
@@ -72,7 +77,9 @@ CONTENDERS = (
         ["programs.greenio_program"],
         _SCHEDULED | {"nested switch", "lock"},
         ["servers.greenio_server"],
+        ["servers.greenio_stream_server", "tls"],
     ),
+    Contender("greenio streams", GREENIO, server=["servers.greenio_stream_server"]),
     Contender(
         "greenlet",
         "greenlet",
@@ -86,10 +93,17 @@ CONTENDERS = (
         ["programs.gevent_program"],
         _SCHEDULED | {"nested switch"},
         ["servers.gevent_server"],
+        ["servers.gevent_server", "tls"],
         pace=0.05,
     ),
     Contender(
-        "asyncio", None, ["programs.asyncio_program"], _SCHEDULED, ["servers.asyncio_server", "protocol"], pace=0.05
+        "asyncio",
+        None,
+        ["programs.asyncio_program"],
+        _SCHEDULED,
+        ["servers.asyncio_server", "protocol"],
+        ["servers.asyncio_server", "protocol", "tls"],
+        pace=0.05,
     ),
     Contender("asyncio streams", server=["servers.asyncio_server", "streams"]),
     Contender(
@@ -98,7 +112,11 @@ CONTENDERS = (
         ["programs.asyncio_program", "uvloop"],
         _SCHEDULED,
         ["servers.asyncio_server", "protocol", "uvloop"],
+        ["servers.asyncio_server", "protocol", "uvloop", "tls"],
         pace=0.1,
+    ),
+    Contender(
+        "uvloop buffered", "uvloop", server=["servers.asyncio_server", "buffered protocol", "uvloop"], everywhere=False
     ),
     Contender("uvloop streams", "uvloop", server=["servers.asyncio_server", "streams", "uvloop"]),
     Contender("trio", "trio", ["programs.trio_program"], _SCHEDULED, ["servers.trio_server"], pace=0.03),

@@ -17,11 +17,12 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO
 
-from .cases import Case, Metric
+from .cases import SERVED, Case, Metric
 from .contenders import CONTENDERS, Contender
-from .toolchain import LOAD_GENERATOR, ROOT, Missing, built
+from .toolchain import LOAD_GENERATOR, ROOT, TLS_LOAD_GENERATOR, Missing, built
 
 PROGRAM_TIMEOUT = 300.0  # seconds; the slowest, a million goroutines, took 11 on a busy machine
 SERVER_START_TIMEOUT = 30.0  # seconds
@@ -98,11 +99,11 @@ def measure(cases: Iterable[Case], plan: Plan, tell: Callable[[str], None]) -> R
 
 
 def _measure_case(case: Case, plan: Plan, tell: Callable[[str], None], results: Results) -> None:
-    if case.workload == "echo":
+    if case.workload in SERVED:
         try:
-            built(LOAD_GENERATOR)
+            _load_generator(case)
         except Missing as error:
-            results.missing["the load generator"] = str(error)
+            results.missing[f"the load generator for {case.group}"] = str(error)
             return
     rounds = min(plan.rounds, case.most_rounds or plan.rounds)
     for turn in range(rounds):
@@ -124,14 +125,19 @@ def _measure_case(case: Case, plan: Plan, tell: Callable[[str], None], results: 
 def _sample(case: Case, contender: Contender, plan: Plan) -> dict[str, float]:
     command = contender.command(case.workload)
     first, second = cores()
-    if case.workload != "echo":
+    if case.workload not in SERVED:
         return _run([*command, *case.arguments(contender, plan.thoroughness)], first)
     parameters = dict(case.parameters)
-    load_generator = built(LOAD_GENERATOR)
+    load_generator = _load_generator(case)
     with _server(command, first) as (pid, port):
         window = (plan.warm_up_seconds, plan.window_seconds, MAX_REQUESTS)
-        arguments = [port, pid, parameters["connections"], parameters["request_bytes"], *window]
+        load = (parameters["connections"], parameters["request_bytes"], *window, parameters.get("requests_each", 0))
+        arguments = [port, pid, *load]
         return _run([str(load_generator), *map(str, arguments)], second)
+
+
+def _load_generator(case: Case) -> Path:
+    return built(TLS_LOAD_GENERATOR if case.workload == "tls" else LOAD_GENERATOR)
 
 
 def cores() -> tuple[int, int]:

@@ -15,6 +15,9 @@ ROOT = HERE.parent
 CACHE = ROOT / "build" / "benchmarks"
 
 LOAD_GENERATOR = "load/load_generator.c"
+TLS_LOAD_GENERATOR = "load/tls_load_generator.c"
+_LIBRARIES = {TLS_LOAD_GENERATOR: (["-lssl", "-lcrypto"], "apt-get install -y libssl-dev")}
+"""What a source is linked with, and how to get it."""
 
 
 class Missing(Exception):
@@ -36,15 +39,18 @@ def built(source: str) -> Path:
     }[path.suffix]
     if shutil.which(compiler) is None:
         raise Missing(f"no {compiler}: {install}")
-    digest = hashlib.sha256(path.read_bytes() + compiler.encode()).hexdigest()[:12]
+    libraries, install_libraries = _LIBRARIES.get(source, ([], ""))
+    sources = sorted(path.parent.glob(f"*{path.suffix}")) if libraries else [path]  # one may include another
+    digest = hashlib.sha256(b"".join(each.read_bytes() for each in sources) + compiler.encode()).hexdigest()[:12]
     executable = CACHE / f"{path.stem}-{digest}"
     if not executable.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         # Renamed once whole, so that an interrupted build is not taken for a finished one.
         unfinished = CACHE / f"{path.stem}-{os.getpid()}"
-        command = [compiler, *arguments, "-o", str(unfinished), str(path)]
+        command = [compiler, *arguments, "-o", str(unfinished), str(path), *libraries]
         result = subprocess.run(command, capture_output=True, text=True, cwd=HERE, check=False)
         if result.returncode != 0:
-            raise Missing(f"{compiler} refuses {source}: {result.stderr.strip()}")
+            hint = f" ({install_libraries})" if libraries else ""
+            raise Missing(f"{compiler} refuses {source}{hint}: {result.stderr.strip()}")
         unfinished.rename(executable)
     return executable

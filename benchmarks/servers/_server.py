@@ -6,6 +6,7 @@ read.  It serves until it is killed.
 """
 
 import socket
+import ssl
 from typing import Any
 
 HOST = "127.0.0.1"
@@ -21,3 +22,12 @@ def announce(address: tuple[str, int]) -> None:
 def set_no_delay(connection: Any) -> None:
     """Send small replies at once. *connection*: a socket of any of the contenders."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def tls_context(kind: type[ssl.SSLContext] = ssl.SSLContext) -> ssl.SSLContext:
+    """A server's context with a certificate of an authority of its own. *kind*: a contender's class of contexts."""
+    import trustme
+
+    context = kind(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert(HOST).configure_cert(context)
+    return context

@@ -1,9 +1,11 @@
-"""Echo server: a gevent greenlet for each connection."""
+"""Echo server: a gevent greenlet for each connection; over TLS with `tls` as the first argument."""
+
+import sys
 
 import gevent
-from gevent import socket
+from gevent import socket, ssl
 
-from ._server import BACKLOG, HOST, READ_BYTES, announce, set_no_delay
+from ._server import BACKLOG, HOST, READ_BYTES, announce, set_no_delay, tls_context
 
 
 def serve(connection: socket.socket) -> None:
@@ -13,7 +15,13 @@ def serve(connection: socket.socket) -> None:
             connection.sendall(data)
 
 
+def serve_tls(connection: socket.socket, context: ssl.SSLContext) -> None:
+    with connection:
+        serve(context.wrap_socket(connection, server_side=True))
+
+
 def main() -> None:
+    context = tls_context(ssl.SSLContext) if sys.argv[1:] == ["tls"] else None
     # Not create_server: gevent's is the standard library's, and blocks.
     with socket.socket() as listener:
         listener.bind((HOST, 0))
@@ -21,7 +29,10 @@ def main() -> None:
         announce(listener.getsockname())
         while True:
             connection, _ = listener.accept()
-            gevent.spawn(serve, connection)
+            if context is None:
+                gevent.spawn(serve, connection)
+            else:
+                gevent.spawn(serve_tls, connection, context)
 
 
 if __name__ == "__main__":
