@@ -34,6 +34,7 @@ from greenio._errors import (
     WouldBlock,
 )
 from greenio._groups import FiberPoolExecutor, as_completed, wait
+from greenio._lookups import configure_lookups
 from greenio._queues import LifoQueue, PriorityQueue, Queue, QueueStatistics, ShutDown, SimpleQueue
 from greenio._run import run
 from greenio._scheduler import (
@@ -104,6 +105,7 @@ __all__ = [
     "as_completed",
     "at",
     "checkpoint",
+    "configure_lookups",
     "configure_threads",
     "current_deadline",
     "current_default_limiter",

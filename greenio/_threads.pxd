@@ -10,6 +10,8 @@
 #   - a worker is in `idle` exactly while it waits for a job and none was handed to it; whoever takes it out releases its lock;
 #   - a limiter with somebody in line has lent all it has;
 #   - a Call holds one of its limiter's places from before its worker is asked for until fn has ended, heard or not.
+from libc.stdint cimport int64_t
+
 from greenio._scheduler cimport Fiber, Scheduler
 from greenio._waiting cimport Line, PyThread_type_lock
 
@@ -47,6 +49,8 @@ cdef class Worker:
     cdef unsigned int process          # forks behind the process it was started in
 
     cdef void do(self, Job job) noexcept
+    # The thread is called after the job; None: idle.
+    cdef int rename(self, Job job) except -1
     cdef Job take_job(self)
     # The next one, once it is handed over. None: nothing has come for long enough, or it was told to go.
     cdef Job next_job(self)
@@ -58,10 +62,11 @@ cdef int start_job(Job job, object what) except -1
 
 cdef class Call(Job):
     cdef Fiber fiber                   # that waits
+    cdef str reason                    # of its park
     cdef object fn
     cdef tuple arguments
     cdef object context                # contextvars.Context
-    cdef ThreadLimiter limiter
+    cdef ThreadLimiter limiter         # or None
     cdef bint cancellable
     cdef bint done
     cdef bint abandoned                # the fiber has left
@@ -70,8 +75,8 @@ cdef class Call(Job):
     cdef Request request               # what the worker wants the fiber to do, or None
 
     # Parks until fn has ended. Raises what interrupts the fiber: then fn goes on unheard.
-    cdef int wait(self, Scheduler scheduler) except -1
-    cdef int park(self, Scheduler scheduler) except -1
+    cdef int wait(self, Scheduler scheduler, int64_t deadline_ns) except -1
+    cdef int park(self, Scheduler scheduler, int64_t deadline_ns) except -1
     cdef int serve_request(self) except -1
     cdef int abandon(self) except -1
     cdef int drop_outcome(self) except -1
@@ -92,3 +97,7 @@ cdef class Request:
     cdef Line line                     # the OS thread that waits
 
     cdef int finish(self) except -1
+
+
+# RuntimeError in a signal handler on top of the idle loop, which must not even begin to wait.
+cdef int check_not_hosting(Scheduler scheduler, str reason) except -1

@@ -12,13 +12,15 @@ import os
 import threading
 import time
 
+from libc.stdint cimport int64_t
+
 from greenio._scheduler cimport (
-    CANCELLED, NEVER, WOKEN, Fiber, Scheduler, current_scheduler_or_none, unpark)
+    CANCELLED, NEVER, TIMED_OUT, WOKEN, Fiber, Scheduler, current_scheduler_or_none, deadline_of, unpark)
 from greenio._waiting cimport (
     SERVED, Line, Place, PyThread_type_lock, forks, line_length, serve, serve_all, stand_in_line)
 
 from greenio._errors import Cancelled, RunFinishedError
-from greenio._scheduler import _end_process
+from greenio._scheduler import _end_process, threads_that_wait_for_work
 
 cdef extern from "pythread.h" nogil:
     ctypedef enum PyLockStatus:
@@ -40,7 +42,7 @@ cdef enum:
     LONGEST_IDLE = 10             # seconds
 
 cdef double idle_seconds = 5
-cdef list idle = []               # workers, the longest idle first
+cdef list idle = threads_that_wait_for_work()   # workers, the longest idle first
 cdef Py_ssize_t threads = 0       # workers that have been started and have not retired
 cdef Py_ssize_t queued = 0        # calls that wait for a place of their limiter
 cdef unsigned long long started = 0
@@ -191,13 +193,20 @@ cdef class Worker:
         threads -= 1
         retired += 1
 
+    cdef int rename(self, Job job) except -1:
+        try:
+            self.thread.name = "greenio: idle" if job is None else f"greenio: {job.title()}"
+        except Exception:
+            pass    # the repr of somebody's argument
+        return 0
+
     cdef void do(self, Job job) noexcept:
-        self.thread.name = f"greenio: {job.title()}"
+        self.rename(job)
         job.work()
         if self.process != forks:
             # It has forked, and this is the child: of the program there is nothing but this thread.
             end_forked_child(job)
-        self.thread.name = "greenio: idle"
+        self.rename(None)
         # Idle before it is told: who called can have the same thread for its next call.
         idle.append(self)
         job.deliver()
@@ -232,7 +241,7 @@ cdef int start_job(Job job, object what) except -1:
         return 0
     worker = Worker()
     worker.job = job
-    worker.thread = threading.Thread(target=worker.run, name=f"greenio: {job.title()}", daemon=True)
+    worker.thread = threading.Thread(target=worker.run, name="greenio: new", daemon=True)
     try:
         worker.thread.start()
     except BaseException as error:
@@ -333,7 +342,8 @@ cdef class Call(Job):
 
     cdef int deliver(self) except -1:
         self.done = True
-        self.limiter.give_back()
+        if self.limiter is not None:
+            self.limiter.give_back()
         if self.abandoned:
             self.drop_outcome()
         elif self.fiber.waiting_on is self:
@@ -359,8 +369,7 @@ cdef class Call(Job):
             log.debug("a call of %s in an OS thread failed after its caller had left", name_of(self.fn), exc_info=error)
         return 0
 
-    cdef int wait(self, Scheduler scheduler) except -1:
-        # Raises what interrupts the fiber: the call goes on unheard.
+    cdef int wait(self, Scheduler scheduler, int64_t deadline_ns) except -1:
         cdef Fiber fiber = self.fiber
         cdef bint parked = False
         try:
@@ -372,7 +381,8 @@ cdef class Call(Job):
                     self.serve_request()
                     continue
                 parked = True
-                self.park(scheduler)
+                if self.park(scheduler, deadline_ns) == TIMED_OUT and not self.done:
+                    raise TimeoutError("timed out")
         except BaseException:
             self.abandon()
             raise
@@ -380,18 +390,17 @@ cdef class Call(Job):
             scheduler.spend()
         return 0
 
-    cdef int park(self, Scheduler scheduler) except -1:
+    cdef int park(self, Scheduler scheduler, int64_t deadline_ns) except -1:
         if not self.cancellable:
             self.fiber.shield += 1
         scheduler.outside_calls += 1
         try:
-            scheduler.park("a call in an OS thread", self, NEVER)
+            return scheduler.park(self.reason, self, deadline_ns)
         finally:
             if self.process == forks:
                 scheduler.outside_calls -= 1
             if not self.cancellable:
                 self.fiber.shield -= 1
-        return 0
 
     cdef int serve_request(self) except -1:
         cdef Request request = self.request
@@ -453,37 +462,63 @@ def to_thread(fn, *args, bint cancellable=False, ThreadLimiter limiter=None):
         BaseException: what fn raises, with its traceback.
     """
     cdef Scheduler scheduler = current_scheduler_or_none()
-    cdef Call call
     if not callable(fn):
         raise TypeError(f"to_thread wants a callable and its arguments, not {fn!r}")
     if scheduler is None:
         return fn(*args)
-    if scheduler.hosting:
-        raise RuntimeError(
-            "a signal handler cannot wait for a call in an OS thread: no fiber runs, it was called on top of the idle loop; let it "
-            "set something, or spawn a fiber")
-    if limiter is None:
-        limiter = default_limiter
-    call = Call.__new__(Call)
-    call.process = forks
+    return call_in_thread(
+        scheduler, fn, args, default_limiter if limiter is None else limiter, cancellable, "a call in an OS thread", NEVER)
+
+
+def call_outside(fn, str reason not None, timeout=None):
+    """What fn() returns, called in another OS thread without a bound on their number, while this fiber is parked for *reason*.
+
+    Cancellable. On an OS thread without fibers, calls fn there.
+
+    Raises:
+        TimeoutError: *timeout* seconds passed; the call goes on unheard, as after Cancelled.
+    """
+    cdef Scheduler scheduler = current_scheduler_or_none()
+    if scheduler is None:
+        return fn()
+    return call_in_thread(scheduler, fn, (), None, True, reason, deadline_of(scheduler, timeout))
+
+
+cdef object call_in_thread(
+        Scheduler scheduler, object fn, tuple args, ThreadLimiter limiter, bint cancellable, str reason, int64_t deadline_ns):
+    cdef Call call = Call.__new__(Call)
+    check_not_hosting(scheduler, reason)
     call.fiber = <Fiber>scheduler.current
+    call.reason = reason
     call.fn = fn
     call.arguments = args
     call.context = PyContext_CopyCurrent()
     call.limiter = limiter
     call.cancellable = cancellable
-    limiter.take(scheduler)
+    if limiter is None:
+        scheduler.check()
+    else:
+        limiter.take(scheduler)
     call.process = forks
     try:
         start_job(call, fn)
     except BaseException:
         if call.begun:
             call.abandon()
-        else:
+        elif limiter is not None:
             limiter.give_back()
         raise
-    call.wait(scheduler)
+    call.wait(scheduler, deadline_ns)
     return call.result()
+
+
+cdef int check_not_hosting(Scheduler scheduler, str reason) except -1:
+    # As park says it; before there is a call whose answer nobody could wait for.
+    if scheduler.hosting:
+        raise RuntimeError(
+            f"a signal handler cannot wait ({reason}): no fiber runs, it was called on top of the idle loop; let it set something, "
+            "or spawn a fiber")
+    return 0
 
 
 # --- and back --------------------------------------------------------------------------------------------------------

@@ -56,6 +56,7 @@ LAYERS: list[tuple[str, str, object]] = [
     ("running", "_run", ALL),
     ("threads", "_threads", ["_switch", "_scheduler", "_waiting"]),
     ("threads", "from_thread", ["_threads"]),
+    ("threads", "_lookups", ["_switch", "_scheduler", "_waiting", "_threads"]),
     ("I/O", "_io", ["_switch", "_scheduler", "_time", "_scopes"]),
     ("I/O", "_socket", ["pollers/*", "_switch", "_scheduler", "_time", "_sync", "_scopes", "_io"]),
     ("I/O", "_socket_names", []),
