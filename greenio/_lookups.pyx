@@ -3,8 +3,8 @@
 # Not taken: a cache. The C library does not tell how long an answer holds, so one is shared only among those who waited for it; a
 # resolver on this machine caches what may be cached.
 import os
+import socket
 from collections import OrderedDict
-from socket import EAI_AGAIN, gaierror
 
 from libc.stdint cimport int64_t
 
@@ -17,6 +17,7 @@ cdef enum:
     MOST_THREADS = 1000
     NO_BOUND = -1
 
+cdef Py_ssize_t first_max_threads = DEFAULT_THREADS   # or what the environment says
 cdef Py_ssize_t max_threads = DEFAULT_THREADS
 cdef Py_ssize_t max_queued = NO_BOUND
 cdef Py_ssize_t running = 0       # lookups that have a thread
@@ -165,8 +166,8 @@ def look_up(fn, *args):
     if lookup is None:
         if running >= max_threads and max_queued != NO_BOUND and <Py_ssize_t>len(queue) >= max_queued:
             refused += 1
-            raise gaierror(
-                EAI_AGAIN, f"{len(queue)} lookups wait for one of {max_threads} threads already (greenio.configure_lookups)")
+            raise socket.gaierror(
+                socket.EAI_AGAIN, f"{len(queue)} lookups wait for one of {max_threads} threads already (greenio.configure_lookups)")
         lookup = Lookup.__new__(Lookup)
         lookup.process = forks
         lookup.key = key
@@ -204,21 +205,22 @@ def look_up(fn, *args):
     return look_up(fn, *args)
 
 
-def configure_lookups(*, max_threads=DEFAULT_THREADS, max_queued=None):
+def configure_lookups(*, max_threads=None, max_queued=None):
     """Set how many name lookups may be under way at once, and how many more may wait for that. What is not given is as it was at first.
 
     Lookups are getaddrinfo, gethostbyname and their like, of greenio.socket, and what they are used for: connecting to a
     name. Those of the same name at the same time count once.
 
     Args:
-        max_threads: the most OS threads, 1 to 1,000; 16 at first, or GREENIO_LOOKUP_THREADS of the environment. They start when they
+        max_threads: the most OS threads, 1 to 1,000; None: 16, or GREENIO_LOOKUP_THREADS of the environment. They start when they
             are needed. Fewer end no lookup that runs.
         max_queued: the most lookups that wait for a thread, >= 0; one more raises gaierror, EAI_AGAIN. None: any number; each
             fiber's own timeouts bound its wait.
     Raises:
         TypeError, ValueError: an argument is wrong; nothing was changed.
     """
-    set_bounds(checked_threads(max_threads, "max_threads"), checked_queue(max_queued))
+    set_bounds(
+        first_max_threads if max_threads is None else checked_threads(max_threads, "max_threads"), checked_queue(max_queued))
 
 
 cdef Py_ssize_t checked_threads(object value, str what) except -1:
@@ -272,12 +274,14 @@ def _after_fork_in_child():
 
 
 def _set_up():
+    global first_max_threads
     text = os.environ.get("GREENIO_LOOKUP_THREADS")
     if text:
         try:
-            set_bounds(checked_threads(int(text), "GREENIO_LOOKUP_THREADS"), NO_BOUND)
+            first_max_threads = checked_threads(int(text), "GREENIO_LOOKUP_THREADS")
         except ValueError:
             raise ValueError(f"GREENIO_LOOKUP_THREADS of the environment must be 1 to {MOST_THREADS} threads, not {text!r}") from None
+        set_bounds(first_max_threads, NO_BOUND)
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
