@@ -1,13 +1,11 @@
 # What _lookups.pyx gives to Python.
 from collections.abc import Callable
-from typing import Any, Final, TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple
 
 from greenio._threads import Job
 
 _Result = TypeVar("_Result")
 _Arguments = TypeVarTuple("_Arguments")
-
-__pyx_capi__: Final[dict[str, Any]]  # what other extension modules import
 
 class Lookup(Job): ...
 

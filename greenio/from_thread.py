@@ -9,7 +9,6 @@
 """
 
 from greenio._threads import check_cancelled, run, spawn
-
-run_sync = run  # as trio and anyio call it: every function is one here
+from greenio._threads import run as run_sync  # trio's and anyio's name for it
 
 __all__ = ["check_cancelled", "run", "run_sync", "spawn"]
