@@ -33,6 +33,7 @@ cdef class Job:
     # What a worker does. Made anew for each time.
     cdef unsigned int process          # forks behind the process it was made in
     cdef bint begun                    # a worker has it
+    cdef unsigned long ident           # of the OS thread that is at it; 0: none
 
     # In the worker: the work. Keeps what it raises.
     cdef int work(self) except -1

@@ -7,7 +7,6 @@
 # scopes and under its locks, and is cancelled with it, as if there were no thread between.
 #
 # Not taken: concurrent.futures.ThreadPoolExecutor (its queue is one lock for all, its threads never go, and it is joined at exit).
-import logging
 import os
 import threading
 import time
@@ -48,7 +47,6 @@ cdef Py_ssize_t queued = 0        # calls that wait for a place of their limiter
 cdef unsigned long long started = 0
 cdef unsigned long long retired = 0
 cdef dict calls = {}              # the Call that runs, by the OS thread's ident
-cdef object log = logging.getLogger("greenio")
 
 
 cdef object name_of(object fn):
@@ -158,6 +156,11 @@ def current_default_limiter():
 
 
 cdef class Job:
+    @property
+    def owner(self):
+        """The ident of the OS thread that does it, for the wait graph; None before and after."""
+        return self.ident if self.ident else None
+
     cdef int work(self) except -1:
         raise NotImplementedError
 
@@ -202,7 +205,9 @@ cdef class Worker:
 
     cdef void do(self, Job job) noexcept:
         self.rename(job)
+        job.ident = PyThread_get_thread_ident()
         job.work()
+        job.ident = 0
         if self.process != forks:
             # It has forked, and this is the child: of the program there is nothing but this thread.
             end_forked_child(job)
@@ -327,7 +332,7 @@ cdef class Call(Job):
         return name_of(self.fn)
 
     cdef int work(self) except -1:
-        cdef unsigned long ident = PyThread_get_thread_ident()
+        cdef unsigned long ident = self.ident
         calls[ident] = self
         try:
             self.value = self.context.run(self.fn, *self.arguments)
@@ -366,7 +371,9 @@ cdef class Call(Job):
         error, self.error = self.error, None
         self.value = None
         if error is not None:
-            log.debug("a call of %s in an OS thread failed after its caller had left", name_of(self.fn), exc_info=error)
+            import logging
+            logging.getLogger("greenio").debug(
+                "a call of %s in an OS thread failed after its caller had left", name_of(self.fn), exc_info=error)
         return 0
 
     cdef int wait(self, Scheduler scheduler, int64_t deadline_ns) except -1:

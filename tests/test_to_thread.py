@@ -457,12 +457,12 @@ def test_a_keyboard_interrupt_leaves_at_once():
         gate.begun.wait()
         signal.raise_signal(signal.SIGINT)
 
-    def outer():
-        # The computing fiber gets it first, and its end gives it to main.
-        greenio.run(main)
-
-    with pytest.raises(KeyboardInterrupt):
-        outer()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            greenio.run(main)  # the computing fiber gets it first, and its end gives it to main
+    finally:
+        signal.signal(signal.SIGINT, before)
     gate.open.set()
     until(lambda: current_default_limiter().borrowed == 0)
 
@@ -945,17 +945,19 @@ def test_a_place_outlives_its_run():
     greenio.run(main)
 
 
-def test_parked_says_what_a_fiber_waits_for():
+def test_the_wait_graph_names_what_is_waited_for_and_the_thread():
     def main():
         limiter = ThreadLimiter(1)
         gate = Gate()
-        gate.enter(cancellable=True, limiter=limiter)
-        spawn(functools.partial(to_thread, int, limiter=limiter))
+        calling = [gate.enter(limiter=limiter), spawn(functools.partial(to_thread, int, limiter=limiter))]
         settle()
-        graph = str(greenio.debug.wait_graph())
+        (ident,) = (thread.ident for thread in threading.enumerate() if thread.name == "greenio: Gate")
+        graph = greenio.debug.wait_graph()
+        assert graph.node(calling[0]).owners == (ident,)
+        assert graph.node(calling[1]).reason == "a place for a call in an OS thread"
         gate.open.set()
-        return graph
+        for fiber in calling:
+            fiber.join()
+        return str(graph)
 
-    graph = greenio.run(main)
-    assert "a call in an OS thread" in graph
-    assert "a place for a call in an OS thread" in graph
+    assert ": Gate(), for 0.0" in greenio.run(main)
