@@ -223,30 +223,32 @@ def test_run_after_the_caller_has_left_calls_nothing():
 
 
 @fibers
-def test_a_caller_that_leaves_at_that_moment_answers_for_what_it_did_not_call():
-    # The request is there, and the fiber ready, when the cancellation comes: both get their answer.
-    outcomes = set()
+def test_a_caller_that_leaves_at_that_moment_answers_what_it_will_not_call():
+    # It is cancelled; before it has run to leave, the other thread asks it for a call.
+    gate = Gate()
+    asking = threading.Event()
+    outcome = []
+    ran = []
 
-    def there(begun):
-        begun.set()
+    def there():
+        gate()
+        asking.set()
         try:
-            return from_thread.run(int)
-        except Cancelled:
-            outcomes.add("left")
-            raise
+            from_thread.run(ran.append, 1)
+        except Cancelled as error:
+            outcome.append(error.reason)
 
-    for turns in range(50):
-        begun = threading.Event()
-        fiber = spawn(functools.partial(to_thread, there, begun, cancellable=True))
-        greenio.yield_now()
-        begun.wait(PATIENCE)
-        for _ in range(turns % 5):
-            time.sleep(0)
-        fiber.cancel()
-        fiber.join()
-        outcomes.add(fiber.cancelled())
+    fiber = spawn(functools.partial(to_thread, there, cancellable=True))
+    gate.begun.wait()
+    fiber.cancel()
+    gate.open.set()
+    assert asking.wait(PATIENCE)  # this stops the OS thread, and the fiber with it
+    time.sleep(0.01)
+    fiber.join()
+    assert fiber.cancelled()
     until(lambda: current_default_limiter().borrowed == 0)
-    assert True in outcomes
+    assert outcome == ["the caller of to_thread has left"]
+    assert not ran
 
 
 @fibers

@@ -593,6 +593,25 @@ def test_threads_that_are_used_do_not_retire():
     until(lambda: thread_stats()["threads"] == 0)
 
 
+@fibers
+def test_a_call_handed_to_a_thread_at_the_end_of_its_patience_is_made():
+    # Its time is over, and before it has the GIL to say so it is given a call.
+    configure_threads(idle_seconds=0.001)
+    interval = sys.getswitchinterval()
+    to_thread(int)
+    for _ in range(5):
+        sys.setswitchinterval(10)
+        try:
+            until_then = time.monotonic() + 0.003
+            while time.monotonic() < until_then:
+                pass
+            call = spawn(to_thread, int)
+            yield_now()
+        finally:
+            sys.setswitchinterval(interval)
+        assert call.result() == 0
+
+
 def test_idle_seconds_have_bounds():
     for wrong in (-1, 10.5, float("nan")):
         with pytest.raises(ValueError, match="idle_seconds must be 0 to 10 seconds"):
