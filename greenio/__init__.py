@@ -21,7 +21,7 @@ if (
         f"{_platform.python_implementation()} {_platform.python_version()} on {_platform.system()} on {_platform.machine()}"
     )
 
-from greenio import socket
+from greenio import from_thread, socket
 from greenio._broadcast import Broadcast, Subscription
 from greenio._channels import Channel, ChannelStatistics, receiving, sending
 from greenio._errors import (
@@ -34,6 +34,7 @@ from greenio._errors import (
     WouldBlock,
 )
 from greenio._groups import FiberPoolExecutor, as_completed, wait
+from greenio._lookups import configure_lookups
 from greenio._queues import LifoQueue, PriorityQueue, Queue, QueueStatistics, ShutDown, SimpleQueue
 from greenio._run import run
 from greenio._scheduler import (
@@ -61,6 +62,7 @@ from greenio._scopes import (
 from greenio._select import Selected, after, at, readable, select, writable
 from greenio._sync import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
 from greenio._task_groups import TaskGroup
+from greenio._threads import ThreadLimiter, configure_threads, current_default_limiter, to_thread
 from greenio._time import current_time, sleep, sleep_until
 
 __all__ = [
@@ -96,16 +98,21 @@ __all__ = [
     "SimpleQueue",
     "Subscription",
     "TaskGroup",
+    "ThreadLimiter",
     "Timeout",
     "WouldBlock",
     "after",
     "as_completed",
     "at",
     "checkpoint",
+    "configure_lookups",
+    "configure_threads",
     "current_deadline",
+    "current_default_limiter",
     "current_fiber",
     "current_scheduler",
     "current_time",
+    "from_thread",
     "local",
     "move_on_after",
     "move_on_at",
@@ -122,6 +129,7 @@ __all__ = [
     "spawn",
     "timeout",
     "timeout_at",
+    "to_thread",
     "wait",
     "writable",
     "yield_now",

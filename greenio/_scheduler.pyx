@@ -1435,7 +1435,7 @@ cdef class Scheduler:
 
     cdef bint is_deadlocked(self) except -1:
         # Whether nothing is left that could wake a fiber, given that none is ready and no timer, descriptor or call is waited for.
-        return foreign_states(self.main.core.thread_state) == 0 and not handled_signals()
+        return busy_states(self.main.core.thread_state) == 0 and not handled_signals()
 
     cdef object deadlock_text(self):
         if deadlock_explainer is not None:
@@ -1462,7 +1462,7 @@ cdef class Scheduler:
         return {
             "ready": self.ring_tail - self.ring_head, "running": running, "timers": timers, "next_timer": next_timer,
             "descriptors": self.io_waiting, "outside_calls": self.outside_calls,
-            "other_threads": 0 if self.closed else foreign_states(self.main.core.thread_state), "signals": handled_signals(),
+            "other_threads": 0 if self.closed else busy_states(self.main.core.thread_state), "signals": handled_signals(),
         }
 
     def wait_all_parked(self):
@@ -1664,6 +1664,17 @@ cdef void number(Fiber fiber) noexcept:
 cdef object deadlock_explainer = None      # explain(scheduler) -> str
 cdef object explainer_file = None          # its calls stand on top of the stack of the fiber that hosts the idle loop, and explain nothing
 cdef list quiet_handlers = []              # of signals, but waking no fiber
+cdef list quiet_threads = []               # one entry for each OS thread that has a Python thread state and only waits for work
+
+
+cdef Py_ssize_t busy_states(PyThreadState *own) noexcept:
+    # Thread states of other OS threads that may wake a fiber.
+    return max(<Py_ssize_t>foreign_states(own) - len(quiet_threads), 0)
+
+
+def threads_that_wait_for_work():
+    """The list that has an entry for each OS thread that does nothing until a fiber gives it work: it keeps no deadlock from being one."""
+    return quiet_threads
 
 
 def explain_deadlocks_by(fn):

@@ -10,6 +10,8 @@ from typing import Any, TextIO
 from greenio import _scheduler, _switch
 from greenio._explain import Node, WaitGraph, format_stacks, wait_graph_of
 from greenio._explain import live_fibers as fibers
+from greenio._lookups import lookup_stats
+from greenio._threads import thread_stats
 
 __all__ = [
     "Node",
@@ -17,8 +19,10 @@ __all__ = [
     "dump",
     "fibers",
     "format_stacks",
+    "lookup_stats",
     "set_stack_pool",
     "stack_stats",
+    "thread_stats",
     "wait_graph",
 ]
 

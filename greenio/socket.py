@@ -1,23 +1,29 @@
 """The standard socket module's names, for fibers: calls park instead of blocking the OS thread.
 
-So far stream sockets: the class and what makes one, lookups of names, and the constants. A name is looked up by the standard
-library in another OS thread; addresses that are numbers are not.
+So far stream sockets: the class and what makes one, lookups of names, and the constants.
 """
 
 import errno
 import os
 import socket as _standard
-import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-from greenio._scheduler import current_fiber, park_here, running_scheduler, unpark_fiber
+from greenio._dns import (
+    getaddrinfo,
+    getfqdn,
+    gethostbyaddr,
+    gethostbyname,
+    gethostbyname_ex,
+    getnameinfo,
+    is_numeric,
+)
 from greenio._socket import SocketCore, _standard_socket, set_socket_class
 from greenio._socket_names import *  # noqa: F403
-from greenio._socket_names import NI_NUMERICHOST, AddressFamily, SocketKind, gaierror
+from greenio._socket_names import AddressFamily, SocketKind, gaierror
 from greenio._socket_names import __all__ as __all__
+from greenio._threads import call_outside
 
-Result = TypeVar("Result")
 Address = Any  # (host, port), (host, port, flowinfo, scope), or a path, by family
 
 _GLOBAL_DEFAULT_TIMEOUT = _standard._GLOBAL_DEFAULT_TIMEOUT  # type: ignore[attr-defined]  # http.client passes it
@@ -42,137 +48,14 @@ __all__ += [
 SocketType = SocketCore
 
 
-class _OutsideCall:
-    """A call in an OS thread of its own, and the fiber that waits for it."""
-
-    def __init__(self, fn: Callable[[], Any], what: str) -> None:
-        self.fn = fn
-        self.what = what
-        self.done = False
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self.fiber = current_fiber()
-
-    def __repr__(self) -> str:
-        return self.what
-
-    def work(self) -> None:
-        try:
-            self.value = self.fn()
-        except BaseException as error:
-            self.error = error
-        self.done = True
-        unpark_fiber(self.fiber, self)
-
-
-def _in_thread(fn: Callable[[], Result], reason: str, what: str, timeout: float | None = None) -> Result:
-    """What fn() returns, called in another OS thread while this fiber is parked; here, if there are no fibers.
-
-    Raises:
-        TimeoutError: *timeout* seconds passed; the call goes on unheard, as after Cancelled.
-    """
-    scheduler = running_scheduler()
-    if scheduler is None:
-        return fn()
-    call = _OutsideCall(fn, what)
-    scheduler.outside_call(1)
-    try:
-        threading.Thread(target=call.work, name=f"greenio {what}", daemon=True).start()
-        while not call.done:
-            if not park_here(reason, call, timeout) and not call.done:
-                raise TimeoutError("timed out")
-    finally:
-        scheduler.outside_call(-1)
-    try:
-        if call.error is not None:
-            raise call.error
-        value: Result = call.value
-        return value
-    finally:
-        call.error = None  # its traceback holds this frame
-
-
-def _is_numeric(host: Any) -> bool:
-    for family in (AddressFamily.AF_INET, AddressFamily.AF_INET6):
-        try:
-            _standard.inet_pton(family, host)
-            return True
-        except (OSError, TypeError, ValueError):
-            continue
-    return host in (None, "", "<broadcast>")
-
-
 def _is_name(address: Any) -> bool:
     """Whether *address* begins with a host that must be looked up. Not if it is wrong: connect and bind say what is."""
     if not isinstance(address, tuple) or not address:
         return False
     host = address[0]
     if isinstance(host, str):
-        return not _is_numeric(host) and "\0" not in host
+        return not is_numeric(host) and "\0" not in host
     return isinstance(host, (bytes, bytearray)) and b"\0" not in host
-
-
-def getaddrinfo(
-    host: bytes | str | None,
-    port: bytes | str | int | None,
-    family: int = 0,
-    type: int = 0,
-    proto: int = 0,
-    flags: int = 0,
-) -> list[tuple[AddressFamily, SocketKind, int, str, Any]]:
-    """As socket.getaddrinfo, in another OS thread while this fiber is parked, unless *host* is a number.
-
-    Raises:
-        gaierror: the name is not known.
-        Cancelled: this fiber was cancelled; the lookup goes on unheard.
-    """
-
-    def look_up() -> list[tuple[AddressFamily, SocketKind, int, str, Any]]:
-        found: list[Any] = _standard.getaddrinfo(host, port, family, type, proto, flags)
-        return found
-
-    if _is_numeric(host):
-        return look_up()
-    return _in_thread(look_up, "name resolution", f"lookup of {host!r}")
-
-
-def gethostbyname(hostname: str) -> str:
-    """The IPv4 address of a host, as text. Looked up as by getaddrinfo, with its exceptions."""
-    if _is_numeric(hostname):
-        return _standard.gethostbyname(hostname)
-    return _in_thread(lambda: _standard.gethostbyname(hostname), "name resolution", f"lookup of {hostname!r}")
-
-
-def gethostbyname_ex(hostname: str) -> tuple[str, list[str], list[str]]:
-    """(name, other names, IPv4 addresses) of a host. Looked up as by getaddrinfo, with its exceptions."""
-    return _in_thread(lambda: _standard.gethostbyname_ex(hostname), "name resolution", f"lookup of {hostname!r}")
-
-
-def gethostbyaddr(ip_address: str) -> tuple[str, list[str], list[str]]:
-    """(name, other names, addresses) of the host with this address, by name resolution in another OS thread.
-
-    Raises:
-        herror, gaierror: no name is known, or the address is none.
-        Cancelled: this fiber was cancelled; the lookup goes on unheard.
-    """
-    return _in_thread(lambda: _standard.gethostbyaddr(ip_address), "name resolution", f"lookup of {ip_address!r}")
-
-
-def getfqdn(name: str = "") -> str:
-    """The full name of a host, of this one unless given; *name* itself if none is known. In another OS thread."""
-    return _in_thread(lambda: _standard.getfqdn(name), "name resolution", f"lookup of {name!r}")
-
-
-def getnameinfo(sockaddr: Any, flags: int) -> tuple[str, str]:
-    """(host, port) as text for an address, as socket.getnameinfo; in another OS thread unless NI_NUMERICHOST is among *flags*.
-
-    Raises:
-        gaierror: no name is known, with NI_NAMEREQD; the address is none.
-        Cancelled: this fiber was cancelled; the lookup goes on unheard.
-    """
-    if flags & NI_NUMERICHOST:
-        return _standard.getnameinfo(sockaddr, flags)
-    return _in_thread(lambda: _standard.getnameinfo(sockaddr, flags), "name resolution", f"lookup of {sockaddr!r}")
 
 
 class socket(SocketCore):
@@ -237,7 +120,7 @@ class socket(SocketCore):
                 connecting.close()
 
         try:
-            return _in_thread(connect, "socket connect", f"connect to {address!r}", self.gettimeout())
+            return call_outside(connect, "socket connect", self.gettimeout())
         except TimeoutError:
             if self.gettimeout() == 0:
                 return errno.EINPROGRESS

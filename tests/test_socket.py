@@ -1635,7 +1635,7 @@ def test_connect_on_an_adopted_descriptor_does_not_block_the_os_thread() -> None
         with listener.accept()[0] as peer:
             peer.sendall(b"x")
             assert sock.recv(1) == b"x"
-    while threading.active_count() > 1:
+    while greenio.debug.thread_stats()["busy"]:
         greenio.sleep(0.001)
 
 
@@ -2012,44 +2012,6 @@ def test_connect_and_bind_look_names_up() -> None:
                 listener.accept()[0].close()
 
 
-def test_a_call_in_another_thread_that_is_given_up() -> None:
-    # The answer comes late: it must reach nobody, least of all what the fiber waits for next.
-    release = threading.Event()
-    answered = threading.Event()
-
-    def slow() -> str:
-        assert release.wait(30)
-        return "late"
-
-    def main() -> None:
-        def give_up() -> bool:
-            socket._in_thread(slow, "name resolution", "lookup")
-            return False
-
-        waiting = spawn(give_up)
-        wait_others()
-        assert waiting.waits_for[0] == "name resolution"
-        waiting.cancel()
-        waiting.join()
-        assert waiting.cancelled()
-        with pytest.raises(TimeoutError):
-            socket._in_thread(slow, "name resolution", "lookup", 0.001)
-        with connected() as (client, _server):
-            threading.Timer(0.001, lambda: (release.set(), answered.set())).start()
-            client.settimeout(0.1)
-            with pytest.raises(TimeoutError):
-                client.recv(1)
-            assert answered.is_set()
-        while threading.active_count() > 1:
-            greenio.sleep(0.001)
-
-    def wait_others() -> None:
-        for _ in range(3):
-            yield_now()
-
-    greenio.run(main)
-
-
 def test_the_virtual_clock_stands_still_while_a_lookup_is_out() -> None:
     def main() -> float:
         socket.getaddrinfo("localhost", 80)
@@ -2057,29 +2019,6 @@ def test_the_virtual_clock_stands_still_while_a_lookup_is_out() -> None:
         return greenio.current_time()
 
     assert greenio.run(main, clock=VirtualClock()) == 0.0
-
-
-@fibers
-def test_errors_of_other_threads_leave_no_cycle() -> None:
-    gc.collect()
-    gc.disable()
-    try:
-
-        class Mine(Exception):
-            pass
-
-        def fail() -> None:
-            raise Mine
-
-        for _ in range(3):
-            with contextlib.suppress(Mine):
-                socket._in_thread(fail, "name resolution", "lookup")
-        yield_now()
-        while threading.active_count() > 1:
-            greenio.sleep(0.001)
-        assert not [each for each in gc.get_objects() if type(each) is Mine]
-    finally:
-        gc.enable()
 
 
 # --- the poller ------------------------------------------------------------------------------------------------------
