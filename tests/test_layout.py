@@ -65,6 +65,7 @@ LAYERS: list[tuple[str, str, object]] = [
     ("I/O", "threads", ALL),
     ("I/O", "_files", ALL),
     ("I/O", "subprocess", ALL),
+    ("I/O", "_select_module", ALL),
     ("I/O", "select", ALL),
     ("I/O", "selectors", ALL),
     ("I/O", "time", ALL),
