@@ -7,6 +7,7 @@ An asyncio event loop on one of these runs inside a fiber, beside other fibers a
 
 import selectors as _standard
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, SelectorKey
+from typing import Any
 
 from greenio import select as _select
 
@@ -25,7 +26,8 @@ __all__ = [
 class SelectSelector(_standard.SelectSelector):
     """As selectors.SelectSelector; descriptors of any number."""
 
-    _select = staticmethod(_select.select)
+    def _select(self, rlist: Any, wlist: Any, xlist: Any, timeout: float | None = None) -> Any:
+        return _select.select(rlist, wlist, xlist, timeout)
 
 
 class PollSelector(_standard.PollSelector):
