@@ -22,7 +22,7 @@ if (
         f"{_platform.python_implementation()} {_platform.python_version()} on {_platform.system()} on {_platform.machine()}"
     )
 
-from greenio import selectors, socket
+from greenio import from_thread, selectors, socket
 from greenio._broadcast import Broadcast, Subscription
 from greenio._channels import Channel, ChannelStatistics, receiving, sending
 from greenio._errors import (
@@ -34,6 +34,7 @@ from greenio._errors import (
     RunFinishedError,
     WouldBlock,
 )
+from greenio._files import open, wrap_file
 from greenio._groups import FiberPoolExecutor, as_completed, wait
 from greenio._io import FdIO, notify_closing, wait_priority, wait_readable, wait_writable
 from greenio._queues import LifoQueue, PriorityQueue, Queue, QueueStatistics, ShutDown, SimpleQueue
@@ -63,6 +64,7 @@ from greenio._scopes import (
 from greenio._select import Selected, after, at, readable, writable
 from greenio._sync import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
 from greenio._task_groups import TaskGroup
+from greenio._threads import ThreadLimiter, configure_threads, current_default_limiter, to_thread
 from greenio._time import current_time, sleep, sleep_until
 
 if _TYPE_CHECKING:
@@ -106,21 +108,26 @@ __all__ = [
     "SimpleQueue",
     "Subscription",
     "TaskGroup",
+    "ThreadLimiter",
     "Timeout",
     "WouldBlock",
     "after",
     "as_completed",
     "at",
     "checkpoint",
+    "configure_threads",
     "current_deadline",
+    "current_default_limiter",
     "current_fiber",
     "current_scheduler",
     "current_time",
+    "from_thread",
     "local",
     "move_on_after",
     "move_on_at",
     "notify_closing",
     "on_big_stack",
+    "open",
     "readable",
     "receiving",
     "run",
@@ -134,10 +141,12 @@ __all__ = [
     "spawn",
     "timeout",
     "timeout_at",
+    "to_thread",
     "wait",
     "wait_priority",
     "wait_readable",
     "wait_writable",
+    "wrap_file",
     "writable",
     "yield_now",
 ]
