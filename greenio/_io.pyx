@@ -343,6 +343,23 @@ def _closing(int fd):
 listen_for_closing(nests, _closing)
 
 
+def _after_fork_in_child():
+    # After the scheduler's own: who has not come along waits in no line any more.
+    cdef Nest nest
+    for nest in {each for waiting in nests.values() for each in waiting}:
+        if nest.scheduler.closed or nest.watch.readers.first is NULL:
+            for number in nest.wanted:
+                nests[number].remove(nest)
+                if not nests[number]:
+                    del nests[number]
+            nest.wanted = {}
+            close_call(nest.epoll_fd)
+            nest.epoll_fd = -1
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 cdef class Nest:
     """One wait for many descriptors."""
 

@@ -64,6 +64,8 @@ LAYERS: list[tuple[str, str, object]] = [
     ("I/O", "ssl", ALL),
     ("I/O", "streams", ALL),
     ("I/O", "signals", ALL),
+    ("I/O", "_file_buffers", ALL),
+    ("I/O", "_file_text", ALL),
     ("I/O", "_files", ALL),
     ("I/O", "subprocess", ALL),
     ("I/O", "_select_module", ALL),
