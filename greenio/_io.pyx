@@ -576,7 +576,10 @@ cdef class Descriptor:
     def read_into(self, buffer):
         """Read into *buffer*, at most as much as it holds; how many bytes, 0 at the end. Parks while there are none."""
         cdef Py_buffer view
-        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        try:
+            PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        except BufferError:
+            raise TypeError(f"readinto() argument must be read-write bytes-like object, not {type(buffer).__name__}") from None
         try:
             return self.transfer(<char *>view.buf, view.len, False)
         finally:
