@@ -40,6 +40,7 @@ MODULES: dict[str, list[str]] = {
     "greenio._dump_signal": [],
     "greenio._threads": [],
     "greenio._lookups": [],
+    "greenio._io": [],
     "greenio._socket": [],
 }
 
