@@ -639,9 +639,22 @@ cdef void leave_io(Watch watch, bint to_write, WaitNode *node) noexcept:
         unpark(<Fiber>waiters.first.fiber, WOKEN)
 
 
+cdef dict awaited_elsewhere = {}       # by descriptor: who waits for it otherwise than by a Watch
+cdef object closing_listener = None
+
+
+def listen_for_closing(dict awaited not None, fn):
+    """From now on fn(fd) is called before a descriptor is closed that is a key of *awaited*. With the GIL, which it must not let go."""
+    global awaited_elsewhere, closing_listener
+    awaited_elsewhere = awaited
+    closing_listener = fn
+
+
 cdef void close_watch(int fd) noexcept:
     cdef Scheduler scheduler
     cdef Watch watch
+    if awaited_elsewhere and fd in awaited_elsewhere:
+        closing_listener(fd)
     for scheduler in list(live):
         watch = scheduler.watches.get(fd)
         if watch is not None:
