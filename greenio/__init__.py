@@ -21,7 +21,7 @@ if (
         f"{_platform.python_implementation()} {_platform.python_version()} on {_platform.system()} on {_platform.machine()}"
     )
 
-from greenio import socket
+from greenio import os, socket, subprocess
 from greenio._broadcast import Broadcast, Subscription
 from greenio._channels import Channel, ChannelStatistics, receiving, sending
 from greenio._errors import (
@@ -59,6 +59,7 @@ from greenio._scopes import (
     timeout_at,
 )
 from greenio._select import Selected, after, at, readable, select, writable
+from greenio._signals import SignalSubscription, signals
 from greenio._sync import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
 from greenio._task_groups import TaskGroup
 from greenio._time import current_time, sleep, sleep_until
@@ -93,6 +94,7 @@ __all__ = [
     "Selected",
     "Semaphore",
     "ShutDown",
+    "SignalSubscription",
     "SimpleQueue",
     "Subscription",
     "TaskGroup",
@@ -110,16 +112,19 @@ __all__ = [
     "move_on_after",
     "move_on_at",
     "on_big_stack",
+    "os",
     "readable",
     "receiving",
     "run",
     "select",
     "sending",
     "shield",
+    "signals",
     "sleep",
     "sleep_until",
     "socket",
     "spawn",
+    "subprocess",
     "timeout",
     "timeout_at",
     "wait",

@@ -13,11 +13,12 @@ Not taken: SIGCHLD (its handler is the program's; signalfd wants it blocked in e
 """
 
 import os
+import select
 import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from greenio._processes import Pidfd
+from greenio._io import notify_closing, wait_readable
 from greenio._scheduler import checkpoint
 from greenio._sync import Event
 
@@ -25,6 +26,47 @@ Result = TypeVar("Result")
 Key = tuple[int, int, int]  # idtype, id and flags of waitid
 
 _watchers: dict[Key, "_Watcher"] = {}
+
+
+class Pidfd:
+    """A process by its descriptor, which is open as long as this object: whoever waits refers to it, so its number stays its own."""
+
+    def __init__(self, fd: int, pid: int) -> None:
+        self.fd = fd
+        self.pid = pid
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
+
+    def __del__(
+        self, notify_closing: Callable[[int], None] = notify_closing, close: Callable[[int], None] = os.close
+    ) -> None:
+        notify_closing(self.fd)
+        close(self.fd)
+
+    def __repr__(self) -> str:
+        return f"process {self.pid}"
+
+    def fileno(self) -> int:
+        """The descriptor's number."""
+        return self.fd
+
+    def has_exited(self) -> bool:
+        """Whether the process has ended. Never parks."""
+        return bool(self._poll.poll(0))
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Whether the process has ended within *timeout* seconds; None: for ever. Parks until then.
+
+        Raises:
+            Cancelled: this fiber was cancelled.
+        """
+        try:
+            wait_readable(self, None if timeout is None else max(timeout, 0.0))
+        except TimeoutError:
+            if timeout is None:
+                raise  # a signal handler's own
+            return False
+        return True
 
 
 class _Watcher:
@@ -59,18 +101,16 @@ def open_pidfd(pid: int) -> Pidfd | None:
         fd = os.pidfd_open(pid)
     except OSError:
         return None
-    return Pidfd(fd)
+    return Pidfd(fd, pid)
 
 
-def wait_for_change(kind: int, number: int, flags: int, timeout: float | None = None) -> bool:
-    """Park until something may have happened to the children; False when *timeout* seconds passed first.
+def watch_children(kind: int, number: int, flags: int) -> _Watcher:
+    """An OS thread that waits until something may have happened to the children, then sets `happened`.
 
     Args:
-        kind, number, flags: as waitid's; *flags* has WEXITED, WSTOPPED and WCONTINUED only.
+        kind, number, flags: as waitid's; *flags* has no WNOHANG.
     Raises:
         RuntimeError: an OS thread was wanted and could not be started.
-        OSError: the system refuses to wait.
-        Cancelled: this fiber was cancelled.
     """
     key = (int(kind), int(number), int(flags))
     watcher = _watchers.get(key)
@@ -85,6 +125,18 @@ def wait_for_change(kind: int, number: int, flags: int, timeout: float | None = 
                 del _watchers[key]
             watcher.happened.set()  # whoever has found it meanwhile asks again
             raise
+    return watcher
+
+
+def wait_for_change(kind: int, number: int, flags: int, timeout: float | None = None) -> bool:
+    """Park until something may have happened to the children; False when *timeout* seconds passed first.
+
+    Raises:
+        OSError: the system refuses to wait.
+        Cancelled: this fiber was cancelled.
+        RuntimeError: as watch_children.
+    """
+    watcher = watch_children(kind, number, flags)
     if not watcher.happened.wait(timeout):
         return False
     if watcher.error is not None:
@@ -111,9 +163,9 @@ def wait_for_child(attempt: Callable[[], Result | None], kind: int, number: int,
         pidfd = None
         if by_pidfd:
             by_pidfd = False  # if it has exited but cannot be reaped yet (a debugger holds it), the OS thread waits on
-            pidfd = open_pidfd(number) if kind == os.P_PID else Pidfd(os.dup(number))
+            pidfd = open_pidfd(number) if kind == os.P_PID else Pidfd(os.dup(number), number)
         if pidfd is not None:
-            pidfd.wait(None, f"process {number}")
+            pidfd.wait()
         else:
             wait_for_change(kind, number, flags)
 

@@ -77,14 +77,21 @@ cdef int take_over(int number) except -1:
     return 0
 
 
-cdef int put_back(int number) except -1:
-    previous = before.pop(number)
-    if signal.getsignal(number) is not _deliver:
-        return 0                 # the program has installed something else since
-    # None: a handler from outside of Python. There is no way to tell Python so again; the kernel is told.
-    signal.signal(number, signal.SIG_DFL if previous.handler is None else previous.handler)
-    write_action(number, previous.action)
-    return 0
+cdef object put_back(int number):
+    # Returns what another signal's handler raised meanwhile: signal.signal lets those run that are under way, and then does nothing.
+    previous = before[number]
+    raised = None
+    for _ in range(100):
+        if signal.getsignal(number) is not _deliver:
+            break                    # done, or the program has installed something else since
+        try:
+            # None: a handler from outside of Python. There is no way to tell Python so again; the kernel is told.
+            signal.signal(number, signal.SIG_DFL if previous.handler is None else previous.handler)
+            write_action(number, previous.action)
+        except BaseException as error:
+            raised = error
+    del before[number]
+    return raised
 
 
 cdef object named(int number):
@@ -151,7 +158,7 @@ cdef class SignalSubscription:
                     there.append(self)
                     entered.append(number)
         except BaseException as error:
-            self.leave()
+            do_all(self.leave())
             if isinstance(error, OSError):
                 raise OSError(error.errno, f"{signal_name(number)} cannot be received: {error.strerror}") from None
             raise
@@ -165,24 +172,27 @@ cdef class SignalSubscription:
         return 0
 
     cdef list leave(self):
-        # Out of everything. Returns the numbers that came, were never handed out, and that nobody else gets.
-        cdef list unseen = []
+        # Out of everything. Returns what is left to do, as functions: raise what a handler raised, and raise again the signals that
+        # came, were never handed out, and that nobody else gets.
+        cdef list rest = []
         for number in self.numbers:
             there = subscribers.get(number)
             if there is None or self not in there:
                 continue
+            if len(there) == 1 and number in before:
+                raised = put_back(number)       # until it is done, signals still come here
+                if raised is not None:
+                    rest.append((_raise, raised))
             there.remove(self)
             if there:
                 continue
             del subscribers[number]
-            if number in before:
-                put_back(number)
             if self.pending[number] and number not in self.handed_out:
-                unseen.append(number)
+                rest.append((signal.raise_signal, number))
         channel, self.channel = self.channel, None
         self.fiber = None
         channel.close()
-        return unseen
+        return rest
 
     def __exit__(self, exception_type, exception, traceback):
         """Put the handlers back that were there before, unless other subscriptions have the signals still.
@@ -193,7 +203,7 @@ cdef class SignalSubscription:
             return
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError(f"{self!r} was entered on the main OS thread and must be left there")
-        raise_all(self.leave())
+        do_all(self.leave())
 
     def wait(self, timeout=None):
         """The number of the next signal, a signal.Signals where it has a name. Parks until one comes.
@@ -208,7 +218,11 @@ cdef class SignalSubscription:
         channel = self._channel()
         if timeout is None:
             return self._take(channel.receive())
-        return self._take(select(channel, timeout=timeout).value)
+        try:
+            number = select(channel, timeout=timeout).value
+        except TimeoutError:
+            raise TimeoutError(f"{self!r}: none came within {timeout} seconds") from None
+        return self._take(number)
 
     def _channel(self):
         if self.channel is None:
@@ -235,13 +249,18 @@ cdef class SignalSubscription:
         return f"signals({', '.join([signal_name(number) for number in self.numbers])})"
 
 
-cdef int raise_all(list numbers) except -1:
+def _raise(error):
+    raise error
+
+
+cdef int do_all(list rest) except -1:
     # To the last, even if a handler raises.
-    if numbers:
+    if rest:
         try:
-            signal.raise_signal(numbers.pop(0))
+            fn, argument = rest.pop(0)
+            fn(argument)
         finally:
-            raise_all(numbers)
+            do_all(rest)
     return 0
 
 
