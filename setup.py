@@ -38,6 +38,7 @@ MODULES: dict[str, list[str]] = {
     "greenio._select": [],
     "greenio._task_groups": [],
     "greenio._dump_signal": [],
+    "greenio._threads": [],
     "greenio._io": [],
     "greenio._socket": [],
     "greenio._signals": [],

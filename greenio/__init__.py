@@ -8,6 +8,7 @@ and the next one runs.
 import platform as _platform
 import sys as _sys
 from threading import BrokenBarrierError, local
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if (
     _sys.platform != "linux"
@@ -21,7 +22,7 @@ if (
         f"{_platform.python_implementation()} {_platform.python_version()} on {_platform.system()} on {_platform.machine()}"
     )
 
-from greenio import os, socket, subprocess
+from greenio import from_thread, os, selectors, socket, subprocess
 from greenio._broadcast import Broadcast, Subscription
 from greenio._channels import Channel, ChannelStatistics, receiving, sending
 from greenio._errors import (
@@ -33,7 +34,9 @@ from greenio._errors import (
     RunFinishedError,
     WouldBlock,
 )
+from greenio._files import open, wrap_file
 from greenio._groups import FiberPoolExecutor, as_completed, wait
+from greenio._io import FdIO, notify_closing, wait_priority, wait_readable, wait_writable
 from greenio._queues import LifoQueue, PriorityQueue, Queue, QueueStatistics, ShutDown, SimpleQueue
 from greenio._run import run
 from greenio._scheduler import (
@@ -58,11 +61,19 @@ from greenio._scopes import (
     timeout,
     timeout_at,
 )
-from greenio._select import Selected, after, at, readable, select, writable
+from greenio._select import Selected, after, at, readable, writable
 from greenio._signals import SignalSubscription, signals
 from greenio._sync import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
 from greenio._task_groups import TaskGroup
+from greenio._threads import ThreadLimiter, configure_threads, current_default_limiter, to_thread
 from greenio._time import current_time, sleep, sleep_until
+
+if _TYPE_CHECKING:
+    from greenio._select_module import SelectModule as _SelectModule
+
+    select: _SelectModule  # a module that can be called, which type checkers do not know
+else:
+    from greenio import select  # type: ignore[assignment]
 
 __all__ = [
     "Barrier",
@@ -78,6 +89,7 @@ __all__ = [
     "Condition",
     "DeadlockError",
     "Event",
+    "FdIO",
     "Fiber",
     "FiberPoolExecutor",
     "GreenioError",
@@ -98,25 +110,32 @@ __all__ = [
     "SimpleQueue",
     "Subscription",
     "TaskGroup",
+    "ThreadLimiter",
     "Timeout",
     "WouldBlock",
     "after",
     "as_completed",
     "at",
     "checkpoint",
+    "configure_threads",
     "current_deadline",
+    "current_default_limiter",
     "current_fiber",
     "current_scheduler",
     "current_time",
+    "from_thread",
     "local",
     "move_on_after",
     "move_on_at",
+    "notify_closing",
     "on_big_stack",
+    "open",
     "os",
     "readable",
     "receiving",
     "run",
     "select",
+    "selectors",
     "sending",
     "shield",
     "signals",
@@ -127,7 +146,12 @@ __all__ = [
     "subprocess",
     "timeout",
     "timeout_at",
+    "to_thread",
     "wait",
+    "wait_priority",
+    "wait_readable",
+    "wait_writable",
+    "wrap_file",
     "writable",
     "yield_now",
 ]

@@ -27,6 +27,7 @@ from greenio._waiting cimport deadline_after
 from greenio._scheduler import listen_for_closing
 from greenio._scopes import shield
 from greenio._sync import Lock
+from greenio._threads import to_thread
 
 cdef extern from "<poll.h>" nogil:
     enum:
@@ -58,6 +59,14 @@ cdef extern from "<unistd.h>" nogil:
     enum:
         SEEK_SET
         SEEK_CUR
+
+cdef extern from "<sys/inotify.h>" nogil:
+    enum:
+        IN_NONBLOCK
+        IN_CLOEXEC
+        IN_OPEN
+    int inotify_init1(int flags)
+    int inotify_add_watch(int fd, const char *path, uint32_t mask)
 
 cdef extern from * nogil:
     """
@@ -93,6 +102,12 @@ cdef extern from * nogil:
         return syscall(SYS_recvfrom, fd, data, size, MSG_DONTWAIT, NULL, NULL);
     }
 
+    /* libc shows it with _GNU_SOURCE only. */
+    static inline Py_ssize_t greenio_tee(int from, int to, size_t size, unsigned int flags)
+    {
+        return syscall(SYS_tee, from, to, size, flags);
+    }
+
     static inline int greenio_file_type(int fd)
     {
         struct stat status;
@@ -110,6 +125,7 @@ cdef extern from * nogil:
     Py_ssize_t transfer_now "greenio_transfer_now"(int fd, void *data, size_t size, int to_write)
     Py_ssize_t transfer_call "greenio_transfer"(int fd, void *data, size_t size, int to_write)
     Py_ssize_t transfer_by_socket "greenio_transfer_by_socket"(int fd, void *data, size_t size, int to_write)
+    Py_ssize_t tee_call "greenio_tee"(int from_fd, int to_fd, size_t size, unsigned int flags)
     int file_type "greenio_file_type"(int fd)
     int64_t monotonic_ns "greenio_io_now_ns"()
     enum:
@@ -124,6 +140,7 @@ cdef enum:
     PIPE_PIECE = 4096                # bytes: PIPE_BUF. A pipe is writable when a page of it is free
     TTY_PIECE = 256                  # bytes: a tty's buffers grow by so much, and WAKEUP_CHARS is no less
     FEW = 16                         # descriptors whose state is asked without memory of the heap
+    SPLICE_F_NONBLOCK = 2            # the kernel's
     FIRST_READ = 64 * 1024           # bytes: readall, where nothing tells the size
 
 # What a poll of one direction asks for. Errors and hang-ups come by themselves.
@@ -466,15 +483,6 @@ def wait_many(descriptors, timeout, reason, waiting_on):
 
 # --- reading and writing ---------------------------------------------------------------------------------------------
 
-cdef object offload = None            # offload(fn, cancellable) -> fn(), called in another OS thread
-
-
-def set_offload(fn):
-    """Calls that the kernel lets nobody wait for go through fn(call, cancellable) from now on: it calls them in another OS thread."""
-    global offload
-    offload = fn
-
-
 class _Call:
     # A call in another OS thread. It may go on when nobody waits for it any more; it may never begin.
     __slots__ = ("arguments", "begun", "dropped", "fn", "owner")
@@ -499,20 +507,19 @@ class _Call:
 
 
 cdef object in_other_thread(Descriptor owner, bint cancellable, object fn, tuple arguments):
-    # Not cancellable: checked before, then carried out, then raised by whatever comes next.
+    # Not cancellable: once begun it is seen to its end, and Cancelled is raised by whatever comes next.
     call = _Call(owner, fn, arguments)
     owner.calls += 1
     try:
-        if offload is None or current_scheduler_or_none() is None:
-            return call()
-        if cancellable:
-            return offload(call, True)
-        with shield():
-            return offload(call, False)
+        return to_thread(call, cancellable=cancellable)
     finally:
         if not call.begun:
             call.dropped = True
             owner.call_ended()
+
+
+def _close_first(list fds):
+    os.close(fds.pop())
 
 
 cdef class Descriptor:
@@ -597,18 +604,36 @@ cdef class Descriptor:
         with self.lock:
             return in_other_thread(self, False, fn, (self.fd, *args))
 
-    def close(self):
-        """Whoever waits on it gets OSError (EBADF). Closed in the system's eyes once no other OS thread uses it. Again: does nothing."""
+    def close(self, bint slow):
+        """Whoever waits on it gets OSError (EBADF). Closed in the system's eyes once no other OS thread uses it. Again: does nothing.
+
+        *slow*: by another OS thread, since a file system may write out what it has first. Parks, and cannot be cancelled.
+        """
         cdef int fd = self.fd
+        cdef Scheduler scheduler
         self.fd = -1
         if fd < 0:
             return
         close_watch(fd)
         self.watch = None
-        if self.calls == 0:
-            self.number = -1
-            if self.owned and close_call(fd) < 0 and errno != EINTR:
-                raise system_error(errno)
+        if self.calls:
+            return
+        self.number = -1
+        if not self.owned:
+            return
+        if slow and self.kind == DISK:
+            scheduler = current_scheduler_or_none()
+            if scheduler is not None and not scheduler.hosting:
+                closing = [fd]
+                try:
+                    with shield():
+                        to_thread(_close_first, closing)
+                finally:
+                    if closing:                # no OS thread was to be had
+                        close_call(closing.pop())
+                return
+        if close_call(fd) < 0 and errno != EINTR:
+            raise system_error(errno)
 
     cdef void call_ended(self) noexcept:
         self.calls -= 1
@@ -832,6 +857,38 @@ cdef class Descriptor:
         return count
 
 
+# --- FIFOs -----------------------------------------------------------------------------------------------------------
+
+
+def fifo_has_writer(int fd):
+    """Whether the FIFO that *fd* reads, with O_NONBLOCK, has a writer, or has had one since it was opened. Takes no data."""
+    cdef Py_ssize_t count
+    if state_of(fd, POLLIN):
+        return True
+    # Nothing is there, and nobody has hung up. tee takes nothing, and tells "nobody writes" (0) from "not yet" (EAGAIN).
+    reader, writer = os.pipe()
+    try:
+        count = tee_call(fd, writer, 1, SPLICE_F_NONBLOCK)
+        return count > 0 or (count < 0 and errno == EAGAIN)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def watch_opens(path):
+    """A descriptor (inotify) that becomes readable whenever somebody has opened *path*; -1 if the system has none left."""
+    cdef int fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC)
+    if fd < 0:
+        return -1
+    name = os.fsencode(path)
+    if inotify_add_watch(fd, name, IN_OPEN) < 0:
+        close_call(fd)
+        return -1
+    return fd
+
+
+# --- the file --------------------------------------------------------------------------------------------------------
+
 cdef dict modes = {
     "r": ("rb", True, False), "w": ("wb", False, True), "a": ("ab", False, True), "x": ("xb", False, True),
     "r+": ("rb+", True, True), "w+": ("rb+", True, True), "a+": ("ab+", True, True), "x+": ("xb+", True, True)}
@@ -870,6 +927,7 @@ class FdIO(io.RawIOBase):
         self._core = Descriptor(fd, closefd, nonblocking, self)
         self._seekable = None
         self._dealloc_warned = False
+        self._finalizing = False
         if file_type(fd) == S_IFDIR:
             (<Descriptor>self._core).fd = -1
             raise IsADirectoryError(errors.EISDIR, os.strerror(errors.EISDIR), self.name)
@@ -891,6 +949,7 @@ class FdIO(io.RawIOBase):
     def __del__(self):
         core = getattr(self, "_core", None)
         if core is not None and core.fd >= 0:
+            self._finalizing = True
             if core.owned:
                 self._dealloc_warn(self)
             self.close()
@@ -1041,11 +1100,14 @@ class FdIO(io.RawIOBase):
         return size
 
     def close(self):
-        """Close it; whoever waits on it gets OSError (EBADF). Does not park. Again: does nothing."""
+        """Close it; whoever waits on it gets OSError (EBADF). Again: does nothing.
+
+        A file on a disk that was open for writing is closed by another OS thread: that parks, and cannot be cancelled.
+        """
         core = getattr(self, "_core", None)
         if core is None or self.closed:
             return
         try:
             super(FdIO, self).close()
         finally:
-            core.close()
+            core.close(self._can_write and not self._finalizing)

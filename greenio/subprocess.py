@@ -24,12 +24,14 @@ import subprocess as _standard
 import sys
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable
 from subprocess import *  # noqa: F403
 from subprocess import PIPE, STDOUT, CalledProcessError, CompletedProcess, TimeoutExpired
 from typing import TYPE_CHECKING, Any, AnyStr
 
 from greenio._children import Pidfd, open_pidfd, wait_for_change, watch_children
+from greenio._files import layers
 from greenio._io import FdIO, notify_closing, wait_readable
 from greenio._scheduler import checkpoint, running_scheduler, yield_now
 from greenio._scopes import move_on_after
@@ -61,7 +63,7 @@ class _Output(FdIO):
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd, "r")
-        self.ahead: list[bytes] = []
+        self.ahead: deque[bytes] = deque()
         self.ended = False
 
     def fetch(self) -> bool:
@@ -76,28 +78,28 @@ class _Output(FdIO):
         return True
 
     def readinto(self, buffer: Any, /) -> int:
-        if self.ahead and not self.closed:
-            view = memoryview(buffer).cast("B")
-            part = self.ahead[0]
-            count = min(len(part), len(view))
-            view[:count] = part[:count]
-            if count < len(part):
-                self.ahead[0] = part[count:]
-            else:
-                del self.ahead[0]
-            return count
-        if self.ended and not self.closed:
-            return 0
+        if not self.closed and (self.ahead or self.ended):
+            with memoryview(buffer) as view, view.cast("B") as plain:
+                part = self._take(len(plain))
+                plain[: len(part)] = part
+                return len(part)
         return super().readinto(buffer)
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or size < 0:
             return self.readall()
         if not self.closed and (self.ahead or self.ended):
-            found = bytearray(size)
-            del found[self.readinto(found) :]
-            return bytes(found)
+            return self._take(size)
         return super().read(size)
+
+    def _take(self, size: int) -> bytes:
+        if not self.ahead:
+            return b""
+        part = self.ahead.popleft()
+        if len(part) > size:
+            self.ahead.appendleft(part[size:])
+            part = part[:size]
+        return part
 
     def readall(self) -> bytes:
         # An interruption leaves what has come in `ahead`.
@@ -106,7 +108,8 @@ class _Output(FdIO):
             if not part:
                 break
             self.ahead.append(part)
-        whole, self.ahead = b"".join(self.ahead), []
+        whole = b"".join(self.ahead)
+        self.ahead.clear()
         return whole
 
 
@@ -344,21 +347,21 @@ class Popen(_standard.Popen[AnyStr]):
             fd = self._our_ends[place]
             if fd == -1:
                 continue
-            raw = _Input(fd, bufsize == 0) if name == "stdin" else _Output(fd)
+            raw = _Input(fd, bufsize == 0 and not text) if name == "stdin" else _Output(fd)
             self._our_ends = (*self._our_ends[:place], -1, *self._our_ends[place + 1 :])  # type: ignore[assignment]
             setattr(self, name, raw)  # from here on somebody closes it, whatever happens
-            if bufsize != 0:
-                size = io.DEFAULT_BUFFER_SIZE if bufsize < 0 else bufsize
-                setattr(self, name, io.BufferedWriter(raw, size) if name == "stdin" else io.BufferedReader(raw, size))
-            if text:
-                setattr(self, name, self._text_file(getattr(self, name), name == "stdin", lines))
-
-    def _text_file(self, file: Any, to_write: bool, lines: bool) -> io.TextIOWrapper:
-        if to_write:
-            return io.TextIOWrapper(
-                file, write_through=True, line_buffering=lines, encoding=self.encoding, errors=self.errors
+            if bufsize == 0 and not text:
+                continue
+            layered = layers(
+                raw,
+                text=bool(text),
+                buffering=-1 if bufsize == 0 else bufsize,
+                encoding=self.encoding,
+                errors=self.errors,
+                line_buffering=lines,
+                write_through=bufsize == 0,
             )
-        return io.TextIOWrapper(file, encoding=self.encoding, errors=self.errors)
+            setattr(self, name, layered)
 
     def _close_pipe_fds(self, *arguments: Any) -> None:
         super()._close_pipe_fds(*arguments)  # type: ignore[misc]
