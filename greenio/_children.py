@@ -163,7 +163,7 @@ def wait_for_child(attempt: Callable[[], Result | None], kind: int, number: int,
         pidfd = None
         if by_pidfd:
             by_pidfd = False  # if it has exited but cannot be reaped yet (a debugger holds it), the OS thread waits on
-            pidfd = open_pidfd(number) if kind == os.P_PID else Pidfd(os.dup(number), number)
+            pidfd = open_pidfd(number) if kind == os.P_PID else Pidfd(os.dup(number), number)  # closed by its end
         if pidfd is not None:
             pidfd.wait()
         else:

@@ -1,12 +1,12 @@
 """The standard os module, for fibers: what waits for processes, pipes, sockets and terminals parks the fiber.
 
-Those are `read write readv writev`, `waitpid wait wait3 wait4 waitid`, `system`, `popen` and the `spawn` family; they want to be called inside
-greenio.run(). Everything else is the standard's, and calls on regular files are, too.
+That is `read write readv writev`, `waitpid wait wait3 wait4 waitid`, `system`, `popen` and the `spawn` family, to be called inside
+greenio.run(). Everything else is the standard's, and so are calls on regular files.
 
-Waiting for children installs no handler for SIGCHLD. One process is waited for through a pidfd; any child, those of a process group, and
-stops and continuations by an OS thread in waitid that reaps nothing. Reaping itself never waits, so of several who wait for the same child
-one gets it, and the others what the system says then: ChildProcessError, or a further child. As with the standard, wait() and waitpid(-1, …)
-also reap what belongs to a Popen.
+Waiting for children installs no handler for SIGCHLD. One process is waited for through a pidfd; any child, those of a process
+group, stops and continuations by an OS thread in waitid that reaps nothing. Reaping itself never waits, so of several who wait
+for the same child one gets it, and the others what the system says then: ChildProcessError, or a further child. As with the
+standard, wait() and waitpid(-1, …) also reap what belongs to a Popen.
 """
 
 import errno as _errno
@@ -18,10 +18,10 @@ from collections.abc import Callable as _Callable
 from collections.abc import Iterable as _Iterable
 from collections.abc import Sequence as _Sequence
 from os import *  # noqa: F403
-from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from greenio import subprocess as _subprocess
+from greenio._children import Pidfd as _Pidfd
 from greenio._children import wait_for_child as _wait_for_child
 from greenio._errors import Cancelled as _Cancelled
 from greenio._io import wait_readable as _wait_readable
@@ -29,9 +29,6 @@ from greenio._io import wait_writable as _wait_writable
 from greenio._scheduler import checkpoint as _checkpoint
 from greenio._scheduler import running_scheduler as _running_scheduler
 from greenio._scopes import move_on_after as _move_on_after
-
-if _TYPE_CHECKING:
-    from typing_extensions import Buffer as _Buffer
 
 __all__ = [*_standard.__all__]
 
@@ -112,7 +109,7 @@ def _joined(buffers: _Iterable[_Any], limit: int) -> bytes:
     return bytes(joined)
 
 
-def read(fd: int, length: int, /) -> bytes:
+def read(fd: int, length: int, /) -> bytes:  # type: ignore[no-redef]
     """At most *length* bytes from a descriptor, b"" at its end, as os.read. Parks while there are none.
 
     A descriptor with O_NONBLOCK raises BlockingIOError instead, unless it is a socket: greenio's own have the flag.
@@ -133,7 +130,7 @@ def read(fd: int, length: int, /) -> bytes:
         _wait_readable(fd)
 
 
-def readv(fd: int, buffers: "_Sequence[_Buffer]", /) -> int:
+def readv(fd: int, buffers: _Sequence[_Any], /) -> int:  # type: ignore[no-redef]
     """Read into *buffers* in turn, as os.readv; returns how many bytes. Parks and raises as `read`."""
     _checkpoint()
     if not _waits(fd):
@@ -145,11 +142,11 @@ def readv(fd: int, buffers: "_Sequence[_Buffer]", /) -> int:
         _wait_readable(fd)
 
 
-def write(fd: int, data: "_Buffer", /) -> int:
+def write(fd: int, data: _Any, /) -> int:  # type: ignore[no-redef]
     """Write *data* to a descriptor, as os.write: all of it, where the standard would wait for room; parks while there is none.
 
-    Interrupted after the first bytes, it returns how many were written, as a system call does that a signal interrupts; Cancelled then comes at
-    the next checkpoint. A descriptor with O_NONBLOCK never waits, unless it is a socket: greenio's own have the flag.
+    Interrupted after the first bytes, it returns how many were written, as a system call does that a signal interrupts; Cancelled
+    then comes at the next checkpoint. A descriptor with O_NONBLOCK never waits, unless it is a socket: greenio's own have the flag.
 
     Returns:
         How many bytes were written: fewer than given after an interruption, or as the system says.
@@ -161,7 +158,7 @@ def write(fd: int, data: "_Buffer", /) -> int:
     return writev(fd, [data])
 
 
-def writev(fd: int, buffers: "_Sequence[_Buffer]", /) -> int:
+def writev(fd: int, buffers: _Sequence[_Any], /) -> int:  # type: ignore[no-redef]
     """Write *buffers* one after the other, as os.writev. Parks, returns and raises as `write`."""
     _checkpoint()
     if not _waits(fd):
@@ -203,7 +200,7 @@ def _flags(options: int) -> int:
     return (options & ~_standard.WNOHANG) | _standard.WEXITED
 
 
-def waitpid(pid: int, options: int, /) -> tuple[int, int]:
+def waitpid(pid: int, options: int, /) -> tuple[int, int]:  # type: ignore[no-redef]
     """(pid, status) of a child that has ended, or been stopped or continued, as os.waitpid. Parks until there is one.
 
     Args:
@@ -225,12 +222,12 @@ def waitpid(pid: int, options: int, /) -> tuple[int, int]:
     return _wait_for_child(attempt, *_selector(pid), _flags(options))
 
 
-def wait() -> tuple[int, int]:
+def wait() -> tuple[int, int]:  # type: ignore[no-redef]
     """(pid, status) of any child that has ended. As waitpid(-1, 0)."""
     return waitpid(-1, 0)
 
 
-def wait4(pid: int, options: int) -> tuple[int, int, _Any]:
+def wait4(pid: int, options: int) -> tuple[int, int, _Any]:  # type: ignore[no-redef]
     """As waitpid, with the resources that the child has used as a third value."""
     if options & _standard.WNOHANG:
         _checkpoint()
@@ -243,12 +240,12 @@ def wait4(pid: int, options: int) -> tuple[int, int, _Any]:
     return _wait_for_child(attempt, *_selector(pid), _flags(options))
 
 
-def wait3(options: int) -> tuple[int, int, _Any]:
+def wait3(options: int) -> tuple[int, int, _Any]:  # type: ignore[no-redef]
     """As wait4(-1, options)."""
     return wait4(-1, options)
 
 
-def waitid(idtype: int, id: int, options: int, /) -> "_standard.waitid_result | None":
+def waitid(idtype: int, id: int, options: int, /) -> "_standard.waitid_result | None":  # type: ignore[no-redef]
     """What has happened to a child, as os.waitid. Parks until something has.
 
     Args:
@@ -262,10 +259,13 @@ def waitid(idtype: int, id: int, options: int, /) -> "_standard.waitid_result | 
         _checkpoint()
         return _standard.waitid(idtype, id, options)
 
-    def attempt() -> "_standard.waitid_result | None":
-        return _standard.waitid(idtype, id, options | _standard.WNOHANG)
+    own = _Pidfd(_standard.dup(id), id) if idtype == _standard.P_PIDFD else None  # the number may be closed meanwhile
+    number = id if own is None else own.fd
 
-    return _wait_for_child(attempt, idtype, id, options & ~_standard.WNOWAIT)
+    def attempt() -> "_standard.waitid_result | None":
+        return _standard.waitid(idtype, number, options | _standard.WNOHANG)
+
+    return _wait_for_child(attempt, idtype, number, options & ~_standard.WNOWAIT)
 
 
 def _kill_and_reap(pid: int) -> None:
@@ -286,7 +286,7 @@ def _kill_and_reap(pid: int) -> None:
         scheduler.outside_call(-1)
 
 
-def system(command: "_standard.PathLike[_Any] | str | bytes") -> int:
+def system(command: "_standard.PathLike[_Any] | str | bytes") -> int:  # type: ignore[no-redef]
     """Run a command in the shell, and return its wait status (see waitstatus_to_exitcode), as os.system. Parks until it has ended.
 
     Unlike the C function it does not ignore SIGINT and SIGQUIT meanwhile: other fibers may want them.
@@ -315,7 +315,7 @@ def system(command: "_standard.PathLike[_Any] | str | bytes") -> int:
         raise
 
 
-def popen(cmd: str, mode: str = "r", buffering: int = -1) -> _Any:
+def popen(cmd: str, mode: str = "r", buffering: int = -1) -> _Any:  # type: ignore[no-redef]
     """A text file from, or with mode "w" to, a command of the shell's, as os.popen. Its calls park.
 
     close() waits for the command, and returns None for status 0, else the status << 8 (a signal's negated number likewise).
@@ -331,13 +331,14 @@ def popen(cmd: str, mode: str = "r", buffering: int = -1) -> _Any:
         raise ValueError("popen() does not support unbuffered streams")
     end: dict[str, _Any] = {"stdout" if mode == "r" else "stdin": _subprocess.PIPE}
     process = _subprocess.Popen(cmd, shell=True, text=True, bufsize=buffering, **end)
-    return _standard._wrap_close(process.stdout if mode == "r" else process.stdin, process)  # type: ignore[attr-defined]
+    file: _Any = process.stdout if mode == "r" else process.stdin
+    return _standard._wrap_close(file, process)
 
 
 # --- spawn -----------------------------------------------------------------------------------------------------------
 
 
-def _spawn(start: _Callable[[int, _Any, _Any], int], mode: int, file: _Any, *rest: _Any) -> int:
+def _spawn(start: _Callable[..., int], mode: int, file: _Any, *rest: _Any) -> int:
     """A function of the standard's spawn family; with P_WAIT, the waiting is ours."""
     if mode != _P_WAIT:
         return start(mode, file, *rest)
@@ -359,41 +360,41 @@ _Path = _Any
 _Arguments = _Sequence[_Any]
 
 
-def spawnv(mode: int, file: _Path, args: _Arguments) -> int:
+def spawnv(mode: int, file: _Path, args: _Arguments) -> int:  # type: ignore[no-redef]
     """As os.spawnv. With P_WAIT it parks until the program has ended; cancelled then, the process is killed and reaped."""
     return _spawn(_standard.spawnv, mode, file, args)
 
 
-def spawnve(mode: int, file: _Path, args: _Arguments, env: _Any) -> int:
+def spawnve(mode: int, file: _Path, args: _Arguments, env: _Any) -> int:  # type: ignore[no-redef]
     """As os.spawnve; see spawnv."""
     return _spawn(_standard.spawnve, mode, file, args, env)
 
 
-def spawnvp(mode: int, file: _Path, args: _Arguments) -> int:
+def spawnvp(mode: int, file: _Path, args: _Arguments) -> int:  # type: ignore[no-redef]
     """As os.spawnvp; see spawnv."""
     return _spawn(_standard.spawnvp, mode, file, args)
 
 
-def spawnvpe(mode: int, file: _Path, args: _Arguments, env: _Any) -> int:
+def spawnvpe(mode: int, file: _Path, args: _Arguments, env: _Any) -> int:  # type: ignore[no-redef]
     """As os.spawnvpe; see spawnv."""
     return _spawn(_standard.spawnvpe, mode, file, args, env)
 
 
-def spawnl(mode: int, file: _Path, *args: _Any) -> int:
+def spawnl(mode: int, file: _Path, *args: _Any) -> int:  # type: ignore[no-redef]
     """As os.spawnl; see spawnv."""
     return spawnv(mode, file, args)
 
 
-def spawnle(mode: int, file: _Path, *args: _Any) -> int:
+def spawnle(mode: int, file: _Path, *args: _Any) -> int:  # type: ignore[no-redef]
     """As os.spawnle, the environment last; see spawnv."""
     return spawnve(mode, file, args[:-1], args[-1])
 
 
-def spawnlp(mode: int, file: _Path, *args: _Any) -> int:
+def spawnlp(mode: int, file: _Path, *args: _Any) -> int:  # type: ignore[no-redef]
     """As os.spawnlp; see spawnv."""
     return spawnvp(mode, file, args)
 
 
-def spawnlpe(mode: int, file: _Path, *args: _Any) -> int:
+def spawnlpe(mode: int, file: _Path, *args: _Any) -> int:  # type: ignore[no-redef]
     """As os.spawnlpe, the environment last; see spawnv."""
     return spawnvpe(mode, file, args[:-1], args[-1])

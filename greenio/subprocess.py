@@ -16,7 +16,6 @@ it takes a real fork, because of `preexec_fn`, `user`, `group` or `extra_groups`
 """
 
 import errno
-import io
 import os
 import select as _poll
 import signal
@@ -25,9 +24,8 @@ import sys
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable
-from subprocess import *  # noqa: F403
-from subprocess import PIPE, STDOUT, CalledProcessError, CompletedProcess, TimeoutExpired
+from collections.abc import Callable, Sequence
+from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, CompletedProcess, SubprocessError, TimeoutExpired
 from typing import TYPE_CHECKING, Any, AnyStr
 
 from greenio._children import Pidfd, open_pidfd, wait_for_change, watch_children
@@ -39,7 +37,22 @@ from greenio._select import Mapped, readable, select, writable
 from greenio._sync import Event
 from greenio._waiting import Selectable
 
-__all__ = _standard.__all__.copy()
+__all__ = [
+    "DEVNULL",
+    "PIPE",
+    "STDOUT",
+    "CalledProcessError",
+    "CompletedProcess",
+    "Popen",
+    "SubprocessError",
+    "TimeoutExpired",
+    "call",
+    "check_call",
+    "check_output",
+    "getoutput",
+    "getstatusoutput",
+    "run",
+]
 
 _RWF_NOWAIT = 0x8  # linux/fs.h; os.RWF_NOWAIT is there only if libc knows it
 _CHUNK = 65536  # bytes: a pipe's usual room
@@ -119,7 +132,8 @@ class _Input(FdIO):
     def __init__(self, fd: int, whole: bool) -> None:
         super().__init__(fd, "w")
         self.whole = whole  # nobody above looks at how many bytes were written
-        self.held: list[memoryview] | None = None  # not yet written by `communicate`; None: writes go straight to the pipe
+        # What `communicate` has not written yet; None: writes go straight to the pipe.
+        self.held: list[memoryview] | None = None
 
     def write(self, data: Any, /) -> int:
         if self.held is not None:
@@ -236,7 +250,13 @@ class Popen(_standard.Popen[AnyStr]):
     _parent: int = -1  # the process whose child it is
     _result: tuple[Any, Any] | None = None  # what communicate returned
     _written = False  # communicate's input is on its way
-    _our_ends: tuple[int, int, int] = (-1, -1, -1)
+    _our_ends: Sequence[int] = ()  # descriptors of stdin, stdout, stderr that are no file yet; -1: none
+
+    if TYPE_CHECKING:
+        encoding: str | None
+        errors: str | None
+        text_mode: Any
+        _wanted_bufsize: int | None
 
     if not TYPE_CHECKING:  # the overloads are the standard's
 
@@ -314,14 +334,14 @@ class Popen(_standard.Popen[AnyStr]):
                 for fd in self._our_ends:  # those that became no file
                     if fd != -1:
                         os.close(fd)
-                self._our_ends = (-1, -1, -1)
+                self._our_ends = ()
 
     # The standard's __init__ would put blocking files on our ends of the pipes. It is shown the others' only; _execute_child, which it
     # calls next, makes the files and knows all the numbers.
     def _get_handles(self, stdin: Any, stdout: Any, stderr: Any) -> tuple[int, int, int, int, int, int]:
         handles: tuple[int, int, int, int, int, int] = super()._get_handles(stdin, stdout, stderr)  # type: ignore[misc]
         p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite = handles
-        self._our_ends = (p2cwrite, c2pread, errread)
+        self._our_ends = [p2cwrite, c2pread, errread]
         return p2cread, -1, -1, c2pwrite, -1, errwrite
 
     def _execute_child(self, *given: Any) -> None:
@@ -343,12 +363,14 @@ class Popen(_standard.Popen[AnyStr]):
                     RuntimeWarning,
                     stacklevel=5,
                 )
+        left = list(self._our_ends)
+        self._our_ends = left
         for place, name in enumerate(("stdin", "stdout", "stderr")):
-            fd = self._our_ends[place]
+            fd = left[place]
             if fd == -1:
                 continue
             raw = _Input(fd, bufsize == 0 and not text) if name == "stdin" else _Output(fd)
-            self._our_ends = (*self._our_ends[:place], -1, *self._our_ends[place + 1 :])  # type: ignore[assignment]
+            left[place] = -1
             setattr(self, name, raw)  # from here on somebody closes it, whatever happens
             if bufsize == 0 and not text:
                 continue
@@ -391,7 +413,9 @@ class Popen(_standard.Popen[AnyStr]):
         return self.returncode
 
     def __del__(
-        self, *arguments: Any, standard: Callable[..., None] = _standard.Popen.__del__  # type: ignore[attr-defined]
+        self,
+        *arguments: Any,
+        standard: Callable[..., None] = _standard.Popen.__del__,
     ) -> None:
         if self._is_ours():
             standard(self)
@@ -548,7 +572,9 @@ class Popen(_standard.Popen[AnyStr]):
                 raise self._expired(timeout) from None
 
     def _expired(self, timeout: float | None) -> TimeoutExpired:
-        parts = [None if file is None else b"".join(_pipe_of(file).ahead) or None for file in (self.stdout, self.stderr)]
+        parts = [
+            None if file is None else b"".join(_pipe_of(file).ahead) or None for file in (self.stdout, self.stderr)
+        ]
         assert timeout is not None
         return TimeoutExpired(self.args, timeout, output=parts[0], stderr=parts[1])
 
@@ -597,7 +623,8 @@ class Popen(_standard.Popen[AnyStr]):
             over.set()
             return Mapped(over, self._reap)
         return Mapped(
-            readable(pidfd) if pidfd is not None else watch_children(os.P_PID, self.pid, os.WEXITED).happened, self._reap
+            readable(pidfd) if pidfd is not None else watch_children(os.P_PID, self.pid, os.WEXITED).happened,
+            self._reap,
         )
 
     def _reap(self, _: object) -> int | None:
