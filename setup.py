@@ -42,6 +42,7 @@ MODULES: dict[str, list[str]] = {
     "greenio._lookups": [],
     "greenio._io": [],
     "greenio._socket": [],
+    "greenio._signals": [],
 }
 
 DIRECTIVES = {

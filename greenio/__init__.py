@@ -22,7 +22,7 @@ if (
         f"{_platform.python_implementation()} {_platform.python_version()} on {_platform.system()} on {_platform.machine()}"
     )
 
-from greenio import from_thread, selectors, socket
+from greenio import from_thread, os, selectors, socket, subprocess
 from greenio._broadcast import Broadcast, Subscription
 from greenio._channels import Channel, ChannelStatistics, receiving, sending
 from greenio._errors import (
@@ -63,6 +63,7 @@ from greenio._scopes import (
     timeout_at,
 )
 from greenio._select import Selected, after, at, readable, writable
+from greenio._signals import SignalSubscription, signals
 from greenio._sync import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
 from greenio._task_groups import TaskGroup
 from greenio._threads import ThreadLimiter, configure_threads, current_default_limiter, to_thread
@@ -106,6 +107,7 @@ __all__ = [
     "Selected",
     "Semaphore",
     "ShutDown",
+    "SignalSubscription",
     "SimpleQueue",
     "Subscription",
     "TaskGroup",
@@ -130,6 +132,7 @@ __all__ = [
     "notify_closing",
     "on_big_stack",
     "open",
+    "os",
     "readable",
     "receiving",
     "run",
@@ -137,10 +140,12 @@ __all__ = [
     "selectors",
     "sending",
     "shield",
+    "signals",
     "sleep",
     "sleep_until",
     "socket",
     "spawn",
+    "subprocess",
     "timeout",
     "timeout_at",
     "to_thread",

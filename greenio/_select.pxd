@@ -43,9 +43,20 @@ cdef class DescriptorCase(Prepared):
     cdef WaitNode node             # among its readers or writers; node.fiber NULL: not there
 
 
+cdef class MappedCase(Prepared):
+    # Another case, whose value goes through a function once it was taken.
+    cdef Case inner
+    cdef object fn
+
+
 cdef class MomentCase(Case):
     cdef int64_t deadline_ns       # on the scheduler's clock, an OS thread's by CLOCK_MONOTONIC; or NEVER
     cdef bint due
+
+
+cdef class Mapped(Selectable):
+    cdef readonly object thing     # what select takes
+    cdef readonly object fn        # called with the value of its case; must not park
 
 
 cdef class Readiness(Selectable):

@@ -239,6 +239,32 @@ cdef class DescriptorCase(Prepared):
         return 0
 
 
+cdef class MappedCase(Prepared):
+    """Another case, and a function for its value. Taken means taken: what the function then does, it does once."""
+
+    cdef bint attempt(self, Scheduler scheduler) except -1:
+        if not self.inner.attempt(scheduler):
+            return False
+        value, self.inner.value = self.inner.value, None
+        self.value = self.fn(value)
+        return True
+
+    cdef int prepare(self, Scheduler scheduler) except -1:
+        return (<Prepared>self.inner).prepare(scheduler) if isinstance(self.inner, Prepared) else 0
+
+    cdef int undo(self) except -1:
+        return (<Prepared>self.inner).undo() if isinstance(self.inner, Prepared) else 0
+
+    cdef int enlist(self, Place *place) except -1:
+        return self.inner.enlist(place)
+
+    cdef int delist(self, Place *place) except -1:
+        return self.inner.delist(place)
+
+    cdef object finish(self, Place *place):
+        return self.fn(self.inner.finish(place))
+
+
 cdef class MomentCase(Case):
     """A moment: no line, the deadline of the wait itself."""
 
@@ -247,6 +273,25 @@ cdef class MomentCase(Case):
 
     cdef int enlist(self, Place *place) except -1:
         return 0
+
+
+cdef class Mapped(Selectable):
+    """A case with another value: Mapped(thing, fn) is *thing* for `select`, and fn(value) what is taken. For classes' __select__."""
+
+    def __init__(self, thing, fn):
+        self.thing = thing
+        self.fn = fn
+
+    cdef Case as_case(self):
+        cdef MappedCase case = MappedCase.__new__(MappedCase)
+        case.inner = case_of(self.thing, current_scheduler_or_none())
+        if isinstance(case.inner, (GetCase, MomentCase)):
+            raise TypeError(f"a queue and a moment cannot get another value: {self.thing!r}")   # select knows these two itself
+        case.fn = self.fn
+        return case
+
+    def __repr__(self):
+        return f"Mapped({self.thing!r}, {self.fn!r})"
 
 
 cdef class Readiness(Selectable):
@@ -378,14 +423,17 @@ cdef Case case_of(object thing, Scheduler scheduler):
         ends = FiberCase.__new__(FiberCase)
         ends.fiber = <Fiber>thing
         return ends
+    stands_for = getattr(type(thing), "__select__", None)
+    if stands_for is not None:
+        return case_of(stands_for(thing), scheduler)
     from concurrent.futures import Future   # whoever has one has imported it
     if isinstance(thing, Future):
         future = FutureCase.__new__(FutureCase)
         future.future = thing
         return future
     raise TypeError(
-        "select takes channels, receiving(channel), sending(channel, item), events, locks, semaphores, fibers, futures, "
-        f"readable(socket), writable(socket), after(seconds) and at(deadline), not {thing!r}")
+        "select takes channels, receiving(channel), sending(channel, item), events, locks, semaphores, fibers, futures, processes, "
+        f"signals, readable(socket), writable(socket), after(seconds) and at(deadline), not {thing!r}")
 
 
 # --- the select itself -----------------------------------------------------------------------------------------------
@@ -564,6 +612,8 @@ def select(*cases, timeout=None, default=...):
             sending(channel, item);
             an Event, to wait for; a Lock or a Semaphore, to acquire;
             a Fiber or a concurrent.futures.Future, to end: the value is itself, and its result or exception stays in it;
+            a subprocess.Popen of greenio's, to end: the value is its return code;
+            what signals(...) gives, to receive one: the value is its number;
             readable(source), writable(source): a socket or a descriptor;
             after(seconds), at(deadline).
             The same object may be in several.

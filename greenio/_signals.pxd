@@ -1,0 +1,1 @@
+# _signals.pxd: what _signals.pyx keeps. It gives nothing to other extension modules.

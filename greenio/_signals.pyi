@@ -1,0 +1,26 @@
+# What _signals.pyx gives to Python.
+from signal import Signals
+from types import TracebackType
+from typing import Any, Final, Never, Self
+
+from greenio._waiting import Selectable
+
+__pyx_capi__: Final[dict[str, Any]]  # what other extension modules import
+
+class SignalSubscription:
+    def __init__(self, *args: Never, **kwargs: Never) -> None: ...  # signals makes them
+    @property
+    def numbers(self) -> tuple[int, ...]: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+    def wait(self, timeout: float | None = None) -> Signals | int: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Signals | int: ...
+    def __select__(self) -> Selectable: ...
+
+def signals(*numbers: int) -> SignalSubscription: ...
