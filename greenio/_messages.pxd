@@ -42,9 +42,10 @@ cdef class MessageCore(SocketCore):
     # recvmsg and recvmsg_into, from where their arguments have been looked at. `room`: what the bytes are received into; None: not needed.
     cdef object receive_with_control(
         self, Scheduler scheduler, iovec *vector, Py_ssize_t vectors, bytes room, Py_ssize_t control_size, int flags)
-    # Bytes sent. -1: sendfile(2) cannot do it, and nothing was sent. What it raises has bytes_sent.
-    cdef int64_t send_file(self, Scheduler scheduler, int source, object offset, object count) except -2
-    cdef object send_pieces(self, Scheduler scheduler, object file, object offset, object count)
+    # Bytes sent; below 0: none, in pieces then. What it raises has bytes_sent.
+    cdef int64_t send_file(self, Scheduler scheduler, int source, object offset, object count) except -3
+    # `descriptor`: to read the file by; None: by its own read().
+    cdef object send_pieces(self, Scheduler scheduler, object file, object descriptor, object offset, object count)
     # A method of the standard socket on the same descriptor, with arguments that say MSG_DONTWAIT; `flags` are the caller's.
     cdef object by_standard(
         self, Scheduler scheduler, bint to_write, str name, tuple arguments, dict keywords, int flags)

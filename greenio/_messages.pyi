@@ -1,6 +1,6 @@
 # What _messages.pyx gives to Python: the part of a socket that deals with addresses, ancillary data and files.
 from collections.abc import Iterable
-from typing import Any, Protocol, SupportsIndex, overload
+from typing import Any, Protocol, overload
 
 from _typeshed import ReadableBuffer, WriteableBuffer
 

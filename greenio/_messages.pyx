@@ -134,6 +134,8 @@ cdef enum:
     CONTROL_BYTES = 512               # of ancillary data that need no memory of their own
     FILE_BYTES = 1024 * 1024          # of one sendfile call: others get their turn between two
     PIECE_BYTES = 8192                # of a file that sendfile cannot read
+    CANNOT = -1                       # sendfile does not take these two
+    NO_DESCRIPTOR = -2                # to call it with
 
 # Received bytes land here and are copied once, as in _socket.pyx.
 cdef char scratch[SCRATCH_BYTES]
@@ -724,8 +726,9 @@ cdef class MessageCore(SocketCore):
         # the second only. Not in line: a receiver that does not read must not hold up what goes to others.
         cdef WaitNode node
         cdef Aside aside = None
-        cdef Watch watch
+        cdef Watch watch = None
         cdef Py_ssize_t count
+        node.fiber = NULL
         try:
             while True:
                 count = sendmsg_call(self.fd, message, flags)
@@ -734,24 +737,30 @@ cdef class MessageCore(SocketCore):
                 if errno == EINTR:
                     PyErr_CheckSignals()
                     continue
+                if self.may_find_buffers(errno):
+                    if aside is None:
+                        aside = self.toward(scheduler, message)
+                    self.wait_for_buffers(scheduler, &aside.pause, aside.deadline_ns)
+                    continue
                 if errno != EAGAIN or self.never_waits():
                     fail(scheduler, errno)
                 if aside is None:
                     aside = self.toward(scheduler, message)
                 if aside.fd < 0 or not has_room(aside.fd):
+                    if watch is not None:
+                        leave_io(watch, True, &node)
                     aside.wait(scheduler, True, "socket send")
                 elif has_room(self.fd):
                     scheduler.spend()   # it was read in between
                     scheduler.check()
                 else:
-                    watch = self.watch_to_wait(scheduler)
+                    if node.fiber is NULL:
+                        watch = self.watch_to_wait(scheduler)
                     watch.writable = False
-                    node.fiber = NULL
-                    try:
-                        scheduler.wait_io(watch, True, &node, aside.deadline_ns, "socket send", self)
-                    finally:
-                        leave_io(watch, True, &node)
+                    scheduler.wait_io(watch, True, &node, aside.deadline_ns, "socket send", self)
         finally:
+            if watch is not None:
+                leave_io(watch, True, &node)
             if aside is not None:
                 aside.close()
 
@@ -897,10 +906,10 @@ cdef class MessageCore(SocketCore):
             if sent >= 0:
                 move(file, offset, sent)
                 return sent
-        return self.send_pieces(scheduler, file, offset, count)
+            descriptor = None if sent == CANNOT else descriptor
+        return self.send_pieces(scheduler, file, descriptor, offset, count)
 
-    cdef int64_t send_file(self, Scheduler scheduler, int source, object offset, object count) except -2:
-        # -1: sendfile(2) cannot do it, and nothing was sent.
+    cdef int64_t send_file(self, Scheduler scheduler, int source, object offset, object count) except -3:
         cdef WaitNode node
         cdef int64_t position = offset
         cdef int64_t left = NEVER if count is None else min(count, 1 << 62)
@@ -920,7 +929,7 @@ cdef class MessageCore(SocketCore):
             # While the GIL is free, another OS thread may close the socket and open another under its number.
             copy = fcntl(self.fd, F_DUPFD_CLOEXEC, 0)
             if copy < 0:
-                return -1
+                return NO_DESCRIPTOR
             while left != 0:
                 scheduler.wait_io(watch, True, &node, deadline_ns, "socket send", self)
                 size = FILE_BYTES if left == NEVER else min(left, FILE_BYTES)
@@ -941,7 +950,7 @@ cdef class MessageCore(SocketCore):
                 elif number == EINTR:
                     PyErr_CheckSignals()
                 elif sent == 0:
-                    return -1
+                    return CANNOT
                 else:
                     raise socket_error(number)
             return sent
@@ -954,11 +963,11 @@ cdef class MessageCore(SocketCore):
             if watch is not None:
                 leave_io(watch, True, &node)
 
-    cdef object send_pieces(self, Scheduler scheduler, object file, object offset, object count):
+    cdef object send_pieces(self, Scheduler scheduler, object file, object descriptor, object offset, object count):
         cdef Buffers piece
         sent = 0
         size = PIECE_BYTES
-        if offset:
+        if offset and descriptor is None:
             file.seek(offset)
         try:
             while True:
@@ -966,7 +975,7 @@ cdef class MessageCore(SocketCore):
                     size = min(PIECE_BYTES, count - sent)
                     if size <= 0:
                         break
-                data = file.read(size)
+                data = file.read(size) if descriptor is None else os.pread(descriptor, size, offset + sent)
                 piece = Buffers()
                 piece.take([data], PyBUF_SIMPLE)
                 if piece.size == 0:

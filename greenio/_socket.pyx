@@ -207,6 +207,7 @@ cdef class Aside:
         self.fd = -1
         self.fiber = current_scheduler_or_raise().current_fiber
         self.pause.length_ns = FIRST_PAUSE_NS
+        self.pause.last_ns = NEVER
         self.deadline_ns = owner.deadline(self.fiber.scheduler)
 
     cdef void take(self, int fd):

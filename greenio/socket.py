@@ -11,8 +11,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from greenio._scheduler import current_fiber, park_here, running_scheduler, unpark_fiber
 from greenio._messages import MessageCore
+from greenio._scheduler import current_fiber, park_here, running_scheduler, unpark_fiber
 from greenio._socket import SocketCore, _standard_socket, set_socket_class
 from greenio._socket_names import *  # noqa: F403
 from greenio._socket_names import EAGAIN as EAGAIN

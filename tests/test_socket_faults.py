@@ -120,6 +120,37 @@ def test_files_on_sockets_stay_exact(faults: Faults, text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        EACH["recv finds nothing"],
+        EACH["send finds no room"],
+        "recv=EINTR:0.3;send=EINTR:0.3",
+        "send=ENOBUFS:0.3",
+        "recv=EINTR:0.1,EAGAIN:0.2;send=EINTR:0.1,EAGAIN:0.2,ENOBUFS:0.1;epoll=EINTR:0.1,spurious:0.3",
+        "send=EAGAIN:0.2;socket=EMFILE:0.5",
+    ],
+)
+def test_datagrams_and_descriptors_arrive_whole_and_once(faults: Faults, text: str) -> None:
+    under_faults(faults, "messages", text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sendfile=EINTR:0.3",
+        "sendfile=EAGAIN:0.5",
+        "sendfile=short:0.5",
+        "sendfile=EAGAIN:0.2,EINTR:0.2,short:0.3;send=EAGAIN:0.2;open=EMFILE:0.3;epoll=spurious:0.3",
+        "sendfile=EIO:0.05;send=short:0.3",
+    ],
+)
+def test_files_arrive_whole(faults: Faults, text: str) -> None:
+    under_faults(faults, "sendfile", text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "text",
+    [
         "accept=ECONNABORTED:0.3",
         "accept=EINTR:0.3",
         "accept=EAGAIN:0.5",

@@ -3,10 +3,12 @@
 Usage: python socket_faults.py NAME SEED. Prints how often each fault of GREENIO_FAULTS happened, then "ok".
 """
 
+import array
 import errno
 import os
 import random
 import sys
+import tempfile
 
 import faults
 
@@ -99,6 +101,72 @@ def files(chance):
         with right, right.makefile("r") as file:
             assert list(file) == lines
         writer.result()
+
+
+def messages(chance):
+    """Numbered datagrams with a descriptor or two arrive in order, whole and once, at connected and at named receivers."""
+    name = b"\0greenio-faults-%d" % os.getpid()
+    before = len(os.listdir("/proc/self/fd"))
+
+    def data_of(number):
+        return b"%d " % number * (number % 200 + 1)
+
+    def send(sock, address, chance):
+        for number in range(400):
+            data = data_of(number)
+            way = chance.randrange(3)
+            if way == 0:
+                descriptors = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0]))]
+                sent = sock.sendmsg([data[:3], data[3:]], descriptors, 0, address)
+            elif way == 1 or address is None:
+                sent = sock.sendmsg([data], [], 0, address)
+            else:
+                sent = sock.sendto(data, address)
+            assert sent == len(data)
+
+    def receive(sock, chance):
+        for number in range(400):
+            data, control, flags, _ = sock.recvmsg(5000, 100)
+            for item in control:
+                for fd in array.array("i", item[2]):
+                    os.close(fd)
+            assert (data, flags) == (data_of(number), 0), (data, number)
+
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    named = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    named.bind(name)
+    unnamed = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with left, right, named, unnamed, faults.active():
+        jobs = [
+            spawn(send, left, None, chance),
+            spawn(receive, right, chance),
+            spawn(send, unnamed, name, chance),
+            spawn(receive, named, chance),
+        ]
+        for job in jobs:
+            job.result()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def sendfile(chance):
+    """Files arrive as they are, whatever sendfile(2) says, and wherever it stops."""
+
+    def send(sock, file, size):
+        with sock:
+            for start in range(0, size, 60_000):
+                assert sock.sendfile(file, start, 60_000) == min(60_000, size - start)
+
+    data = chance.randbytes(2_500_000)
+    with tempfile.TemporaryFile() as file, socket.create_server((LOCALHOST, 0)) as listener:
+        file.write(data)
+        file.flush()
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+        with server, faults.active():
+            sending = spawn(send, client, file, len(data))
+            assert receive_exactly(server, len(data), chance) == data
+            assert server.recv(1) == b""
+            sending.result()
 
 
 def accept(chance):

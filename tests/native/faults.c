@@ -157,6 +157,7 @@ static int is_whole(int fd)                 /* no stream: its messages must not 
 #define POLLERS 8                           /* one descriptor is in so many at most; more are not heard of */
 static struct registration { int epoll_fd; struct epoll_event event; } registrations[DESCRIPTORS][POLLERS];   /* epoll_fd + 1; 0: free */
 static int highest;                         /* descriptor that ever was registered */
+static unsigned files[DESCRIPTORS];         /* copies of one descriptor have one number here; 0: none was copied */
 static pthread_mutex_t registry = PTHREAD_MUTEX_INITIALIZER;
 
 static void registry_lock(void) { pthread_mutex_lock(&registry); }
@@ -167,9 +168,23 @@ static void forget(int fd)
     if (fd < 0 || fd >= DESCRIPTORS)
         return;
     registry_lock();
+    files[fd] = 0;
     if (fd <= highest)
         memset(registrations[fd], 0, sizeof(registrations[fd]));
     registry_unlock();
+}
+
+static int copied(int fd, int copy)
+{
+    static unsigned newest;
+    if (fd < 0 || fd >= DESCRIPTORS || copy < 0 || copy >= DESCRIPTORS)
+        return copy;
+    registry_lock();
+    if (files[fd] == 0)
+        files[fd] = ++newest;
+    files[copy] = files[fd];
+    registry_unlock();
+    return copy;
 }
 
 static void remember(int epoll_fd, int fd, const struct epoll_event *event)   /* NULL: it is taken out */
@@ -197,16 +212,24 @@ static void remember(int epoll_fd, int fd, const struct epoll_event *event)   /*
     registry_unlock();
 }
 
-static void make_ready_anew(int fd)
+static void tell_again(int fd)
 {
-    if (fd < 0 || fd >= DESCRIPTORS)
-        return;
-    registry_lock();
     for (int i = 0; i < POLLERS; i++) {
         struct registration *each = &registrations[fd][i];
         if (each->epoll_fd != 0)
             raw(SYS_epoll_ctl, each->epoll_fd - 1, EPOLL_CTL_MOD, fd, (long)&each->event, 0, 0);
     }
+}
+
+static void make_ready_anew(int fd)
+{
+    if (fd < 0 || fd >= DESCRIPTORS)
+        return;
+    registry_lock();
+    tell_again(fd);
+    for (int copy = 0; files[fd] != 0 && copy <= highest; copy++)
+        if (copy != fd && files[copy] == files[fd])
+            tell_again(copy);
     registry_unlock();
 }
 
@@ -430,9 +453,14 @@ MAKES_DESCRIPTORS(SOCKET, socket, (int family, int kind, int protocol), (family,
 MAKES_DESCRIPTORS(SOCKET, socketpair, (int family, int kind, int protocol, int pair[2]), (family, kind, protocol, pair))
 MAKES_DESCRIPTORS(OPEN, pipe, (int ends[2]), (ends))
 MAKES_DESCRIPTORS(OPEN, pipe2, (int ends[2], int flags), (ends, flags))
-MAKES_DESCRIPTORS(OPEN, dup, (int fd), (fd))
 MAKES_DESCRIPTORS(OPEN, eventfd, (unsigned int value, int flags), (value, flags))
 MAKES_DESCRIPTORS(OPEN, epoll_create1, (int flags), (flags))
+
+VISIBLE int dup(int fd)
+{
+    int fault = fault_for(OPEN, 1, 1);
+    return fault > 0 ? refuse(fault) : copied(fd, (int)checked(raw(SYS_dup, fd, 0, 0, 0, 0, 0)));
+}
 
 #define OPENS(name, parameters, arguments)                     \
     VISIBLE int name parameters                                \
@@ -455,7 +483,10 @@ OPENS(openat64, (int folder, const char *path, int flags, ...), (folder, path, f
 static int control(int fd, int command, long argument)
 {
     int fault = command == F_DUPFD || command == F_DUPFD_CLOEXEC ? fault_for(OPEN, 1, 1) : NONE;
-    return fault > 0 ? refuse(fault) : (int)checked(raw(SYS_fcntl, fd, command, argument, 0, 0, 0));
+    if (fault > 0)
+        return refuse(fault);
+    int result = (int)checked(raw(SYS_fcntl, fd, command, argument, 0, 0, 0));
+    return command == F_DUPFD || command == F_DUPFD_CLOEXEC ? copied(fd, result) : result;
 }
 VISIBLE int fcntl(int fd, int command, ...)
 {
