@@ -43,6 +43,7 @@ MODULES: dict[str, list[str]] = {
     "greenio._io": [],
     "greenio._socket": [],
     "greenio._signals": [],
+    "greenio._messages": [],
 }
 
 DIRECTIVES = {

@@ -59,6 +59,7 @@ LAYERS: list[tuple[str, str, object]] = [
     ("threads", "_lookups", ["_switch", "_scheduler", "_waiting", "_threads"]),
     ("I/O", "_io", ["_switch", "_scheduler", "_time", "_waiting", "_scopes", "_sync", "_threads"]),
     ("I/O", "_socket", ["pollers/*", "_switch", "_scheduler", "_time", "_sync", "_scopes", "_io"]),
+    ("I/O", "_messages", ["pollers/*", "_switch", "_scheduler", "_time", "_sync", "_scopes", "_io", "_socket"]),
     ("I/O", "_socket_names", []),
     ("I/O", "_dns", ALL),
     ("I/O", "socket", ALL),
