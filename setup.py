@@ -44,6 +44,7 @@ MODULES: dict[str, list[str]] = {
     "greenio._socket": [],
     "greenio._signals": [],
     "greenio._messages": [],
+    "greenio._tls": [],
 }
 
 DIRECTIVES = {

@@ -23,6 +23,7 @@ if (
     )
 
 from greenio import from_thread, os, selectors, socket, subprocess
+from greenio import socket, ssl
 from greenio._broadcast import Broadcast, Subscription
 from greenio._channels import Channel, ChannelStatistics, receiving, sending
 from greenio._errors import (
@@ -146,6 +147,7 @@ __all__ = [
     "socket",
     "spawn",
     "subprocess",
+    "ssl",
     "timeout",
     "timeout_at",
     "to_thread",
