@@ -24,12 +24,15 @@ if (
 from greenio import socket
 from greenio._broadcast import Broadcast, Subscription
 from greenio._channels import Channel, ChannelStatistics, receiving, sending
+from greenio._connect import connect_tcp, connect_unix
 from greenio._errors import (
     Cancelled,
     ChannelClosed,
     DeadlockError,
     GreenioError,
+    IncompleteReadError,
     InternalError,
+    LimitExceeded,
     RunFinishedError,
     WouldBlock,
 )
@@ -59,6 +62,8 @@ from greenio._scopes import (
     timeout_at,
 )
 from greenio._select import Selected, after, at, readable, select, writable
+from greenio._server import DrainReport, Listener, Server, ServerStatistics, listen_tcp, listen_unix, serve
+from greenio._streams import Stream, StreamStatistics
 from greenio._sync import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
 from greenio._task_groups import TaskGroup
 from greenio._time import current_time, sleep, sleep_until
@@ -76,12 +81,16 @@ __all__ = [
     "Clock",
     "Condition",
     "DeadlockError",
+    "DrainReport",
     "Event",
     "Fiber",
     "FiberPoolExecutor",
     "GreenioError",
+    "IncompleteReadError",
     "InternalError",
     "LifoQueue",
+    "LimitExceeded",
+    "Listener",
     "Lock",
     "PriorityQueue",
     "Queue",
@@ -92,8 +101,12 @@ __all__ = [
     "Scheduler",
     "Selected",
     "Semaphore",
+    "Server",
+    "ServerStatistics",
     "ShutDown",
     "SimpleQueue",
+    "Stream",
+    "StreamStatistics",
     "Subscription",
     "TaskGroup",
     "Timeout",
@@ -102,10 +115,14 @@ __all__ = [
     "as_completed",
     "at",
     "checkpoint",
+    "connect_tcp",
+    "connect_unix",
     "current_deadline",
     "current_fiber",
     "current_scheduler",
     "current_time",
+    "listen_tcp",
+    "listen_unix",
     "local",
     "move_on_after",
     "move_on_at",
@@ -115,6 +132,7 @@ __all__ = [
     "run",
     "select",
     "sending",
+    "serve",
     "shield",
     "sleep",
     "sleep_until",
