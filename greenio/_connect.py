@@ -75,11 +75,12 @@ def connect_tcp(
             race.phase = "connecting"
             sock, address = race.run(interleaved(targets))
             race.phase = "the TLS handshake"
-            return _finished(sock, address, tls, server_hostname or host)
+            stream = _finished(sock, address, tls, server_hostname or host)
     except TimeoutError as error:
         if not limit.expired():
             raise
         raise race.too_late(timeout) from error
+    return stream
 
 
 def connect_unix(
@@ -112,11 +113,12 @@ def connect_unix(
                 if isinstance(error, OSError) and error.errno is not None and error.filename is None:
                     raise OSError(error.errno, error.strerror, address) from None
                 raise
-            return _finished(sock, address, tls, server_hostname)
+            stream = _finished(sock, address, tls, server_hostname)
     except TimeoutError as error:
         if not limit.expired():
             raise
         raise TimeoutError(f"no connection to {address!r} within {timeout:g} seconds") from error
+    return stream
 
 
 def _finished(sock: socket.socket, address: Any, tls: TLS, server_hostname: str | None) -> Stream:

@@ -1,4 +1,4 @@
-"""Streams from anywhere: listen_tcp and listen_unix make a Listener, serve a Server, which runs a handler in a fiber for each connection.
+"""Streams from anywhere: listen_tcp and listen_unix make a Listener, serve a Server, which runs a handler for each connection.
 
 A Server has one fiber that accepts, whatever the number of addresses: so max_connections is exact, and a connection above it stays in
 the kernel's backlog. Handshakes are the connections' own business: a client that never finishes one holds up nobody.
@@ -642,8 +642,8 @@ class Server:
         self._handlers[fiber] = stream
         fiber.add_done_callback(self._ended)
         self._accepted += 1
-        error, self._unstarted = self._unstarted, None
-        return error
+        unstarted, self._unstarted = self._unstarted, None
+        return unstarted
 
     def _turn_away(self, stream: Stream) -> None:
         # It was accepted at the very moment at which that ended.

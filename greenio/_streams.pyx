@@ -103,7 +103,7 @@ cdef class Cork:
 
     def __exit__(self, kind, error, traceback):
         self.stream.corks -= 1
-        if error is None and self.stream.corks == 0:
+        if error is None and self.stream.corks == 0 and self.stream.pending_end > self.stream.pending_start:
             self.stream.flush()
 
 
@@ -757,7 +757,9 @@ cdef class Stream:
         Raises:
             TimeoutError, Cancelled, OSError: what was not sent is in the buffer still, and another flush goes on from there.
         """
-        cdef Scheduler scheduler = self.begin_writing()
+        cdef Scheduler scheduler = current_scheduler_or_raise()
+        scheduler.check()
+        self.require_open()
         if self.timeout_seconds is None:
             self.flush_all(scheduler)
         else:
