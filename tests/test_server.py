@@ -111,7 +111,7 @@ def test_address_in_use_is_named_and_nothing_stays_open() -> None:
         with pytest.raises(OSError, match=f"127.0.0.1:{listener.port}") as caught:
             listen_tcp(["127.0.0.2", LOCALHOST], listener.port)
         assert caught.value.errno == errno.EADDRINUSE
-        with pytest.raises(OSError, match="192.0.2.1"):
+        with pytest.raises(OSError, match=r"192\.0\.2\.1"):
             listen_tcp("192.0.2.1")
         assert os.listdir("/proc/self/fd") == before
 
@@ -491,9 +491,9 @@ def test_lost_listener_ends_accepting_and_wait_says_why(caplog: Any) -> None:
 
 
 def test_first_interrupt_drains_and_the_second_cuts_it_short() -> None:
-    run_child(
+    child = run_child(
         """
-        import os, signal, threading, greenio
+        import os, signal, greenio
 
         def handler(stream):
             os.kill(os.getpid(), signal.SIGINT)
@@ -515,7 +515,8 @@ def test_first_interrupt_drains_and_the_second_cuts_it_short() -> None:
             print("interrupted")
         """,
         flags=("-W", "ignore"),
-    ).stdout == "unwound\ninterrupted\n"
+    )
+    assert child.stdout == "unwound\ninterrupted\n"
 
 
 @fibers
