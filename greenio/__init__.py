@@ -21,7 +21,7 @@ if (
         f"{_platform.python_implementation()} {_platform.python_version()} on {_platform.system()} on {_platform.machine()}"
     )
 
-from greenio import socket
+from greenio import socket, ssl
 from greenio._broadcast import Broadcast, Subscription
 from greenio._channels import Channel, ChannelStatistics, receiving, sending
 from greenio._connect import connect_tcp, connect_unix
@@ -138,6 +138,7 @@ __all__ = [
     "sleep_until",
     "socket",
     "spawn",
+    "ssl",
     "timeout",
     "timeout_at",
     "wait",
