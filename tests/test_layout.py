@@ -56,6 +56,7 @@ LAYERS: list[tuple[str, str, object]] = [
     ("running", "_run", ALL),
     ("I/O", "_io", ["_switch", "_scheduler", "_time", "_scopes"]),
     ("I/O", "_socket", ["pollers/*", "_switch", "_scheduler", "_time", "_sync", "_scopes", "_io"]),
+    ("I/O", "_messages", ["pollers/*", "_switch", "_scheduler", "_time", "_sync", "_scopes", "_io", "_socket"]),
     ("I/O", "_socket_names", []),
     ("I/O", "socket", ALL),
     ("I/O", "dns", ALL),
