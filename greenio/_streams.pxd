@@ -89,6 +89,6 @@ cdef class Stream:
     cdef Py_ssize_t limit_of(self, limit) except -1
     cdef int discard(self) except -1
     cdef int end_tls(self) except -1
-    cdef int upgrade(self, ssl, context, bint server_side, server_hostname, timeout) except -1
+    cdef int upgrade(self, context, bint server_side, server_hostname, timeout) except -1
     cdef int adopt(self, object sock) except -1
     cdef int require_open(self) except -1

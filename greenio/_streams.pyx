@@ -12,6 +12,7 @@ import socket as standard
 import sys
 from collections import namedtuple
 
+from greenio import ssl
 from greenio._errors import IncompleteReadError, LimitExceeded
 from greenio._scopes import move_on_after, timeout as time_limit
 from greenio.socket import socket as plain_socket
@@ -59,6 +60,8 @@ cdef enum:
 
 # The GIL is held from the system call to the copy and nothing parks in between: one is enough.
 cdef char scratch[SCRATCH_BYTES]
+
+cdef double CLOSE_NOTIFY_SECONDS = 1.0      # that close waits for room for it
 
 # With these the connection is gone: a later read would find the kernel's error taken and the end of the stream in its place.
 cdef set FATAL = {ECONNRESET, ECONNABORTED, EPIPE, ETIMEDOUT, EHOSTUNREACH, ENETUNREACH, ENETDOWN, ENETRESET}
@@ -794,7 +797,7 @@ cdef class Stream:
     def half_close(self):
         """End this direction: the peer reads all that was written and then the end. Reading goes on. Parks as flush.
 
-        Over TLS it sends close_notify.
+        Over TLS it sends close_notify, and TCP's own direction stays open.
 
         Raises:
             TimeoutError, Cancelled, OSError: what was gathered could not be sent; nothing has ended.
@@ -826,14 +829,20 @@ cdef class Stream:
                         scheduler.spend()
                 except OSError:
                     pass                     # the peer went first
-        elif self.core is None and not self.half_closed:
-            self.end_tls()
+        elif hasattr(self.sock, "close_notify") and not (self.half_closed or self.lost or self.sending) and (
+                current_scheduler_or_none() is not None):
+            # A courtesy, by which the peer tells a whole answer from one that was cut off. Not worth waiting for one that reads nothing.
+            with move_on_after(CLOSE_NOTIFY_SECONDS):
+                try:
+                    self.end_tls()
+                except (OSError, ValueError):
+                    pass                     # the peer went first
         return 0
 
     def close(self, *, linger=None):
         """Send what was gathered, and close. Parks as flush if there is such; closes also if that raises. Again: does nothing.
 
-        Who waits in a read or a write gets OSError (EBADF).
+        Over TLS it sends close_notify, if there is room within a second, and does not wait for the peer's. Who waits in a read or a write gets OSError (EBADF).
 
         Args:
             linger: seconds to wait, after ending this direction, for the peer to end the other one; what it sends meanwhile is
@@ -867,10 +876,12 @@ cdef class Stream:
         self.discard()
 
     cdef int end_tls(self) except -1:
-        # close_notify, without waiting for the peer's.
-        notify = getattr(self.sock, "send_close_notify", None)
+        # close_notify, without waiting for the peer's. What carries no TLS has an end of its own.
+        notify = getattr(self.sock, "close_notify", None)
         if notify is not None:
             notify()
+        else:
+            self.sock.shutdown(standard.SHUT_WR)
         return 0
 
     def __enter__(self):
@@ -899,7 +910,6 @@ cdef class Stream:
             ssl.SSLError, OSError, TimeoutError, Cancelled: the handshake failed. The stream is closed.
         """
         cdef Scheduler scheduler = self.begin_writing()
-        from greenio import ssl
         self.begin_reading()
         if isinstance(self.sock, ssl.SSLSocket):
             raise RuntimeError(f"{self!r} is under TLS already")
@@ -920,13 +930,13 @@ cdef class Stream:
                 if self.pending_end > self.pending_start:
                     with time_limit(self.timeout_seconds):
                         self.send_pending(scheduler)
-                self.upgrade(ssl, context, server_side, server_hostname, self.timeout_seconds if timeout is None else timeout)
+                self.upgrade(context, server_side, server_hostname, self.timeout_seconds if timeout is None else timeout)
             finally:
                 self.end_turn()
         finally:
             self.drop_reader()
 
-    cdef int upgrade(self, ssl, context, bint server_side, server_hostname, timeout) except -1:
+    cdef int upgrade(self, context, bint server_side, server_hostname, timeout) except -1:
         try:
             made = ssl.start_tls(
                 self.sock, context, server_side=server_side, server_hostname=server_hostname, timeout=timeout)
