@@ -21,6 +21,7 @@ cdef class Stream:
     cdef object peer                   # address, once known
     cdef object own                    # and its own
     cdef object timeout_seconds        # float, or None: for ever. For one operation as a whole
+    cdef object upgrading              # CancelScope of a handshake that is under way, or None
     cdef bint closed_                  # by close or abort
     cdef bint half_closed              # nothing more may be written
     cdef bint ended                    # the peer's end was received

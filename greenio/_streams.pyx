@@ -14,7 +14,7 @@ from collections import namedtuple
 
 from greenio import ssl
 from greenio._errors import IncompleteReadError, LimitExceeded
-from greenio._scopes import move_on_after, timeout as time_limit
+from greenio._scopes import CancelScope, move_on_after, timeout as time_limit
 from greenio.socket import socket as plain_socket
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -223,7 +223,8 @@ cdef class Stream:
             if self.core is not None:
                 count = self.core.receive(scheduler, target, size, 0)
             else:
-                bytes_of(self.sock.recv(size), &view)
+                data = self.sock.recv(size)
+                bytes_of(data, &view)
                 count = view.len
                 memcpy(target, view.buf, min(count, size))
                 PyBuffer_Release(&view)
@@ -860,6 +861,8 @@ cdef class Stream:
 
     cdef int discard(self) except -1:
         self.closed_ = True
+        if self.upgrading is not None:
+            self.upgrading.cancel("the stream was closed")
         if not self.sending:
             self.drop_pending()              # else by who is sending, in a moment: it gets EBADF
         self.sock.close()
@@ -906,7 +909,7 @@ cdef class Stream:
             timeout: seconds for the handshake; None: the stream's own.
         Raises:
             OSError (EPROTO): unread bytes are there. RuntimeError: another fiber is reading or writing, or the stream is under TLS
-                already. ValueError: a server without a context. Nothing has changed.
+                already. TypeError, ValueError: the arguments do not fit together. Nothing has changed.
             ssl.SSLError, OSError, TimeoutError, Cancelled: the handshake failed. The stream is closed.
         """
         cdef Scheduler scheduler = self.begin_writing()
@@ -937,14 +940,22 @@ cdef class Stream:
             self.drop_reader()
 
     cdef int upgrade(self, context, bint server_side, server_hostname, timeout) except -1:
+        # The handshake goes on over a socket that this stream does not have yet: who closes it meanwhile ends it by the scope.
+        made = None
+        self.upgrading = CancelScope()
         try:
-            made = ssl.start_tls(
-                self.sock, context, server_side=server_side, server_hostname=server_hostname, timeout=timeout)
-        except BaseException:
-            self.discard()
+            with self.upgrading:
+                made = ssl.start_tls(
+                    self.sock, context, server_side=server_side, server_hostname=server_hostname, timeout=timeout)
+        except BaseException as error:
+            if isinstance(error, OSError) or not isinstance(error, (TypeError, ValueError)) or self.sock.fileno() < 0:
+                self.discard()
             raise
+        finally:
+            self.upgrading = None
         if self.closed_:
-            made.close()
+            if made is not None:
+                made.close()
             raise closed_error()
         self.sock = made
         self.core = None

@@ -167,11 +167,12 @@ def test_read_returns_what_is_there_without_waiting_for_more() -> None:
         assert stream.read(0) == b""
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [65_536, 65_537, 1 << 20, (1 << 20) + 1, 3_000_000])
 @fibers
-def test_read_exactly_of_large_blocks(size: int) -> None:
+def test_read_exactly_of_large_blocks(size: int, kind: str) -> None:
     message = random.Random(size).randbytes(size)
-    with streams() as (stream, peer):
+    with streams(kind) as (stream, peer):
         sender = spawn(peer.sendall, b"head" + message + b"tail")
         assert stream.read_exactly(4) == b"head"
         assert stream.read_exactly(size) == message
