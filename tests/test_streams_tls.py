@@ -226,7 +226,9 @@ def test_interrupted_handshake_closes_the_stream(how: str, contexts: Any) -> Non
     with listen_tcp(LOCALHOST) as listener:
         accepted = spawn(listener.accept)
         with connect_tcp(LOCALHOST, listener.port) as left, accepted.result():
-            fiber = parked(left.start_tls, contexts[0], server_hostname=LOCALHOST, timeout=5 if how == "timeout" else None)
+            fiber = parked(
+                left.start_tls, contexts[0], server_hostname=LOCALHOST, timeout=5 if how == "timeout" else None
+            )
             if how == "cancelled":
                 fiber.cancel()
             elif how == "closed":
@@ -279,7 +281,11 @@ def test_bytes_survive_sizes_and_directions(contexts: Any) -> None:
             with contextlib.suppress(IncompleteReadError):
                 while not stream.at_eof():
                     size = generator.choice([1, 1000, 300_000])
-                    part = stream.read(size) if generator.random() < 0.5 else stream.read_exactly(min(size, len(message) - len(taken)))
+                    part = (
+                        stream.read(size)
+                        if generator.random() < 0.5
+                        else stream.read_exactly(min(size, len(message) - len(taken)))
+                    )
                     taken += part
             return taken
 
