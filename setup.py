@@ -45,6 +45,7 @@ MODULES: dict[str, list[str]] = {
     "greenio._signals": [],
     "greenio._messages": [],
     "greenio._tls": [],
+    "greenio._streams": [],
 }
 
 DIRECTIVES = {

@@ -26,12 +26,15 @@ from greenio import from_thread, os, selectors, socket, subprocess
 from greenio import socket, ssl
 from greenio._broadcast import Broadcast, Subscription
 from greenio._channels import Channel, ChannelStatistics, receiving, sending
+from greenio._connect import connect_tcp, connect_unix
 from greenio._errors import (
     Cancelled,
     ChannelClosed,
     DeadlockError,
     GreenioError,
+    IncompleteReadError,
     InternalError,
+    LimitExceeded,
     RunFinishedError,
     WouldBlock,
 )
@@ -65,6 +68,9 @@ from greenio._scopes import (
 )
 from greenio._select import Selected, after, at, readable, writable
 from greenio._signals import SignalSubscription, signals
+from greenio._select import Selected, after, at, readable, select, writable
+from greenio._server import DrainReport, Listener, Server, ServerStatistics, listen_tcp, listen_unix, serve
+from greenio._streams import Stream, StreamStatistics
 from greenio._sync import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
 from greenio._task_groups import TaskGroup
 from greenio._threads import ThreadLimiter, configure_threads, current_default_limiter, to_thread
@@ -90,13 +96,17 @@ __all__ = [
     "Clock",
     "Condition",
     "DeadlockError",
+    "DrainReport",
     "Event",
     "FdIO",
     "Fiber",
     "FiberPoolExecutor",
     "GreenioError",
+    "IncompleteReadError",
     "InternalError",
     "LifoQueue",
+    "LimitExceeded",
+    "Listener",
     "Lock",
     "PriorityQueue",
     "Queue",
@@ -107,9 +117,13 @@ __all__ = [
     "Scheduler",
     "Selected",
     "Semaphore",
+    "Server",
+    "ServerStatistics",
     "ShutDown",
     "SignalSubscription",
     "SimpleQueue",
+    "Stream",
+    "StreamStatistics",
     "Subscription",
     "TaskGroup",
     "ThreadLimiter",
@@ -121,12 +135,16 @@ __all__ = [
     "checkpoint",
     "configure_lookups",
     "configure_threads",
+    "connect_tcp",
+    "connect_unix",
     "current_deadline",
     "current_default_limiter",
     "current_fiber",
     "current_scheduler",
     "current_time",
     "from_thread",
+    "listen_tcp",
+    "listen_unix",
     "local",
     "move_on_after",
     "move_on_at",
@@ -140,6 +158,7 @@ __all__ = [
     "select",
     "selectors",
     "sending",
+    "serve",
     "shield",
     "signals",
     "sleep",

@@ -8,6 +8,8 @@
         ChannelClosed         send on a closed channel, or receive once it is drained
         DeadlockError         every fiber waits for another one
         RunFinishedError      the run that this belonged to has ended
+        LimitExceeded         a stream's line or block is longer than the caller allows; nothing was taken
+        IncompleteReadError   a stream ended before what was asked for had come; also an EOFError
         InternalError         a bug of greenio's
       ShutDown                what queue.ShutDown is from Python 3.13 on, for those before it; greenio.ShutDown is the right one
 
@@ -55,6 +57,39 @@ class DeadlockError(GreenioError):
 
 class RunFinishedError(GreenioError):
     """The run that this fiber or scheduler belonged to has ended."""
+
+
+class LimitExceeded(GreenioError):
+    """A line or block is longer than the caller allows. Nothing was taken: what has come is in the stream's buffer.
+
+    Attributes:
+        limit: in bytes.
+    """
+
+    def __init__(self, message: str, limit: int) -> None:
+        super().__init__(message, limit)
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class IncompleteReadError(GreenioError, EOFError):
+    """The stream ended before what was asked for had come.
+
+    Attributes:
+        partial: the bytes that did come. They are taken from the stream.
+        expected: how many were asked for, or None: up to a separator.
+    """
+
+    def __init__(self, partial: bytes, expected: int | None) -> None:
+        super().__init__(partial, expected)
+        self.partial = partial
+        self.expected = expected
+
+    def __str__(self) -> str:
+        wanted = "the separator" if self.expected is None else f"{self.expected} bytes"
+        return f"the stream ended after {len(self.partial)} bytes, before {wanted} had come"
 
 
 class InternalError(GreenioError):
