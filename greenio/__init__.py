@@ -22,8 +22,7 @@ if (
         f"{_platform.python_implementation()} {_platform.python_version()} on {_platform.system()} on {_platform.machine()}"
     )
 
-from greenio import from_thread, os, selectors, socket, subprocess
-from greenio import socket, ssl
+from greenio import from_thread, os, selectors, socket, ssl, subprocess
 from greenio._broadcast import Broadcast, Subscription
 from greenio._channels import Channel, ChannelStatistics, receiving, sending
 from greenio._connect import connect_tcp, connect_unix
@@ -40,8 +39,8 @@ from greenio._errors import (
 )
 from greenio._files import open, wrap_file
 from greenio._groups import FiberPoolExecutor, as_completed, wait
-from greenio._lookups import configure_lookups
 from greenio._io import FdIO, notify_closing, wait_priority, wait_readable, wait_writable
+from greenio._lookups import configure_lookups
 from greenio._queues import LifoQueue, PriorityQueue, Queue, QueueStatistics, ShutDown, SimpleQueue
 from greenio._run import run
 from greenio._scheduler import (
@@ -67,9 +66,8 @@ from greenio._scopes import (
     timeout_at,
 )
 from greenio._select import Selected, after, at, readable, writable
-from greenio._signals import SignalSubscription, signals
-from greenio._select import Selected, after, at, readable, select, writable
 from greenio._server import DrainReport, Listener, Server, ServerStatistics, listen_tcp, listen_unix, serve
+from greenio._signals import SignalSubscription, signals
 from greenio._streams import Stream, StreamStatistics
 from greenio._sync import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
 from greenio._task_groups import TaskGroup

@@ -1,8 +1,6 @@
 """The standard socket module's names, for fibers: calls park instead of blocking the OS thread.
 
-So far stream sockets: the class and what makes one, lookups of names, and the constants.
-All of them: the class, what makes one, lookups of names, constants, and what never waits. A name is looked up by the standard
-library in another OS thread; addresses that are numbers are not.
+All of them: the class, what makes one, lookups of names, constants, and what never waits.
 """
 
 import errno
@@ -20,15 +18,13 @@ from greenio._dns import (
     getnameinfo,
     is_numeric,
 )
+from greenio._messages import MessageCore
 from greenio._socket import SocketCore, _standard_socket, set_socket_class
 from greenio._socket_names import *  # noqa: F403
-from greenio._socket_names import AddressFamily, SocketKind, gaierror
-from greenio._messages import MessageCore
-from greenio._scheduler import current_fiber, park_here, running_scheduler, unpark_fiber
 from greenio._socket_names import EAGAIN as EAGAIN
 from greenio._socket_names import EBADF as EBADF
 from greenio._socket_names import EWOULDBLOCK as EWOULDBLOCK
-from greenio._socket_names import NI_NUMERICHOST, AddressFamily, SocketKind, gaierror
+from greenio._socket_names import AddressFamily, SocketKind, gaierror
 from greenio._socket_names import AddressInfo as AddressInfo
 from greenio._socket_names import MsgFlag as MsgFlag
 from greenio._socket_names import SocketIO as SocketIO
@@ -69,48 +65,6 @@ def _is_name(address: Any) -> bool:
     return isinstance(host, (bytes, bytearray)) and b"\0" not in host
 
 
-class socket(SocketCore):
-def getaddrinfo(
-    host: bytes | str | None,
-    port: bytes | str | int | None,
-    family: int = 0,
-    type: int = 0,
-    proto: int = 0,
-    flags: int = 0,
-) -> list[tuple[AddressFamily, SocketKind, int, str, Any]]:
-    """As socket.getaddrinfo, in another OS thread while this fiber is parked, unless *host* is a number.
-
-    Raises:
-        gaierror: the name is not known.
-        Cancelled: this fiber was cancelled; the lookup goes on unheard.
-    """
-    def look_up() -> list[tuple[AddressFamily, SocketKind, int, str, Any]]:
-        found: list[Any] = _standard.getaddrinfo(host, port, family, type, proto, flags)
-        return found
-    if _is_numeric(host):
-        return look_up()
-    return _in_thread(look_up, "name resolution", f"lookup of {host!r}")
-def gethostbyname(hostname: str) -> str:
-    """The IPv4 address of a host, as text. Looked up as by getaddrinfo, with its exceptions."""
-    if _is_numeric(hostname):
-        return _standard.gethostbyname(hostname)
-    return _in_thread(lambda: _standard.gethostbyname(hostname), "name resolution", f"lookup of {hostname!r}")
-def gethostbyname_ex(hostname: str) -> tuple[str, list[str], list[str]]:
-    """(name, other names, IPv4 addresses) of a host. Looked up as by getaddrinfo, with its exceptions."""
-    return _in_thread(lambda: _standard.gethostbyname_ex(hostname), "name resolution", f"lookup of {hostname!r}")
-def gethostbyaddr(ip_address: str) -> tuple[str, list[str], list[str]]:
-    """(name, other names, addresses) of the host with this address, by name resolution in another OS thread.
-        herror, gaierror: no name is known, or the address is none.
-    return _in_thread(lambda: _standard.gethostbyaddr(ip_address), "name resolution", f"lookup of {ip_address!r}")
-def getfqdn(name: str = "") -> str:
-    """The full name of a host, of this one unless given; *name* itself if none is known. In another OS thread."""
-    return _in_thread(lambda: _standard.getfqdn(name), "name resolution", f"lookup of {name!r}")
-def getnameinfo(sockaddr: Any, flags: int) -> tuple[str, str]:
-    """(host, port) as text for an address, as socket.getnameinfo; in another OS thread unless NI_NUMERICHOST is among *flags*.
-        gaierror: no name is known, with NI_NAMEREQD; the address is none.
-    if flags & NI_NUMERICHOST:
-        return _standard.getnameinfo(sockaddr, flags)
-    return _in_thread(lambda: _standard.getnameinfo(sockaddr, flags), "name resolution", f"lookup of {sockaddr!r}")
 class socket(MessageCore):
     """A socket whose calls park the fiber; signatures and exceptions are those of socket.socket.
 
