@@ -195,6 +195,7 @@ def test_errors_and_results_leave_no_reference_and_no_cycle():
         to_thread(Function(), argument)
         del argument
         until(lambda: gone() is None and not functions)  # an idle thread keeps nothing of its last call
+        assert thread_stats()["idle"] == 1  # it has not retired
         assert not [each for each in gc.get_objects() if type(each) is Mine]
     finally:
         gc.enable()
