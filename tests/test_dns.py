@@ -215,10 +215,17 @@ def test_nothing_is_kept_once_it_was_answered(resolver):
 
 @fibers
 def test_different_questions_are_asked_beside_each_other(resolver):
-    questions = [("one.test", 80), ("two.test", 80), ("one.test", 81), ("one.test", "80"), (b"one.test", 80)]
+    questions = [
+        ("one.test", 80),
+        ("two.test", 80),
+        ("one.test", 81),
+        ("one.test", "80"),
+        ("one.test", 80.0),
+        (b"one.test", 80),
+    ]
     callers = [spawn(look_up, *question) for question in questions]
     callers.append(spawn(socket.getaddrinfo, "one.test", 80, 0, socket.SOCK_DGRAM))
-    resolver.wait_asked(6)
+    resolver.wait_asked(7)
     resolver.answer_all()
     for caller in callers:
         assert caller.result() == ANSWER

@@ -173,9 +173,17 @@ def test_errors_and_results_leave_no_reference_and_no_cycle():
     class Argument:
         pass
 
+    class Function:
+        def __init__(self):
+            functions.add(self)
+
+        def __call__(self, argument):
+            return argument
+
     def fail(argument):
         raise Mine
 
+    functions = weakref.WeakSet()
     gc.collect()
     gc.disable()
     try:
@@ -184,10 +192,10 @@ def test_errors_and_results_leave_no_reference_and_no_cycle():
         for _ in range(3):
             with contextlib.suppress(Mine):
                 to_thread(fail, argument)
-        to_thread(lambda each: each, argument)
-        to_thread(int)  # a thread keeps nothing of its last call either
+        to_thread(Function(), argument)
         del argument
-        assert gone() is None
+        until(lambda: gone() is None and not functions)  # an idle thread keeps nothing of its last call
+        assert thread_stats()["idle"] == 1  # it has not retired
         assert not [each for each in gc.get_objects() if type(each) is Mine]
     finally:
         gc.enable()
