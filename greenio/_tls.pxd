@@ -110,4 +110,5 @@ cdef class TLSCore(SocketCore):
     cdef int flush_soon(self, Engine engine, Scheduler scheduler) except -1
     cdef bint send_unsent(self, Engine engine, Scheduler scheduler, bint waits, str reason, int64_t *deadline_ns) except -1
     cdef bint send_unsent_over(self, Engine engine, int64_t deadline_ns, str reason) except -1
+    cdef object ask_transport(self, object call, object argument, int64_t deadline_ns)
     cdef object drive(self, Engine engine, Scheduler scheduler, object call, str reason, int64_t *deadline_ns)

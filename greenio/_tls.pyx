@@ -442,11 +442,7 @@ cdef class TLSCore(SocketCore):
         cdef bytes data
         if self.transport is not None:
             try:
-                if self.limit(scheduler, deadline_ns) == NEVER:
-                    data = self.transport.recv(SCRATCH_BYTES)
-                else:
-                    with timeout_at(deadline_ns[0] / 1e9):
-                        data = self.transport.recv(SCRATCH_BYTES)
+                data = self.ask_transport(self.transport.recv, SCRATCH_BYTES, self.limit(scheduler, deadline_ns))
             except BlockingIOError:
                 raise SSLWantReadError(*WANT_READ) from None
             except TimeoutError:
@@ -678,11 +674,7 @@ cdef class TLSCore(SocketCore):
             rest = engine.unsent if engine.unsent_at == 0 else engine.unsent[engine.unsent_at:]
             count = 0
             try:
-                if deadline_ns == NEVER or self.never_waits():
-                    count = self.transport.send(rest)
-                else:
-                    with timeout_at(deadline_ns / 1e9):
-                        count = self.transport.send(rest)
+                count = self.ask_transport(self.transport.send, rest, deadline_ns)
             except (BlockingIOError, SSLWantWriteError, SSLWantReadError):
                 return False
             except BaseException as error:
@@ -697,6 +689,23 @@ cdef class TLSCore(SocketCore):
                     engine.unsent = None
             if engine.unsent is None:
                 return True
+
+    cdef object ask_transport(self, object call, object argument, int64_t deadline_ns):
+        # call(argument), which parks no longer than until the deadline. What it says of its progress stays in `bytes_sent`.
+        cdef object sent = None
+        if deadline_ns == NEVER or self.never_waits():
+            return call(argument)
+        try:
+            with timeout_at(deadline_ns / 1e9):
+                try:
+                    return call(argument)
+                except BaseException as error:
+                    sent = getattr(error, "bytes_sent", None)
+                    raise
+        except TimeoutError as error:
+            if sent is not None:
+                error.bytes_sent = sent   # its own, if it raised this; or that of the Cancelled, which ended at the scope
+            raise
 
     # --- handshake, and the end
 
@@ -887,7 +896,9 @@ cdef class TLSCore(SocketCore):
     cdef bytes receive_plain(self, Scheduler scheduler, Py_ssize_t size, int flags):
         cdef bytes data
         if self.leftover is None:
-            return self.transport.recv(size, flags) if flags else self.transport.recv(size)
+            if flags:
+                raise ValueError(f"no flags without a descriptor of its own: {self!r}")
+            return self.ask_transport(self.transport.recv, size, self.deadline(scheduler))
         scheduler.check()
         data = self.leftover[:size]
         if not flags & MSG_PEEK:
@@ -895,18 +906,17 @@ cdef class TLSCore(SocketCore):
         return data
 
     cdef Py_ssize_t transmit(self, Scheduler scheduler, const char *data, Py_ssize_t size, int flags, bint whole) except -1:
-        cdef object piece
         if self.engine is not None:
             if flags:
                 refuse_flags(self, flags, "sendall" if whole else "send")
             return self.send_tls(self.engine, scheduler, data, size, whole)
         if self.transport is None:
             return SocketCore.transmit(self, scheduler, data, size, flags, whole)
-        piece = PyBytes_FromStringAndSize(data, size)
-        if not whole:
-            return self.transport.send(piece, flags) if flags else self.transport.send(piece)
-        self.transport.sendall(piece)
-        return size
+        if flags:
+            raise ValueError(f"no flags without a descriptor of its own: {self!r}")
+        count = self.ask_transport(
+            self.transport.sendall if whole else self.transport.send, PyBytes_FromStringAndSize(data, size), self.deadline(scheduler))
+        return size if whole else count
 
     def recv(self, Py_ssize_t buflen=1024, int flags=0):
         """Receive at most *buflen* bytes; b"" at the end of the stream. Parks while there are none.
