@@ -7,6 +7,9 @@ from greenio._socket import SocketCore
 
 class Engine: ...
 
+class Window:
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
 class TLSCore(SocketCore):
     _context: Any
     _session: Any

@@ -10,11 +10,13 @@ import socket as _standard_socket
 import ssl as _standard
 import types as _types
 import warnings as _warnings
+from _ssl import ENCODING_DER as _DER
+from _ssl import _SSLContext
 from collections.abc import Callable
 from typing import Any, Never, TypeVar
 
-from _ssl import _SSLContext
 from greenio import socket as _socket
+from greenio._scheduler import current_scheduler
 from greenio._scopes import timeout as _timeout_scope
 from greenio._socket import SocketCore
 from greenio._ssl_names import *  # noqa: F403
@@ -112,8 +114,10 @@ class SSLSocket(TLSCore, socket):
         ):
             raise NotImplementedError("only stream sockets are supported")
         connected = carried or _is_connected(sock)
-        if connected and do_handshake_on_connect and sock.gettimeout() == 0:
-            raise ValueError("do_handshake_on_connect should not be specified for non-blocking sockets")
+        if connected and do_handshake_on_connect:
+            if sock.gettimeout() == 0:
+                raise ValueError("do_handshake_on_connect should not be specified for non-blocking sockets")
+            current_scheduler()  # or says that there is none, while *sock* is as it was
         made = cls.__new__(cls)
         made._context = context
         made._session = session
@@ -223,7 +227,7 @@ class SSLSocket(TLSCore, socket):
         return native
 
     def getpeercert(self, binary_form: bool = False) -> Any:
-        """The peer's certificate, as ssl.SSLSocket.getpeercert: a dict, {} if it was not verified, None without one; or its DER bytes."""
+        """The peer's certificate, as ssl.SSLSocket.getpeercert: a dict, {} if it was not verified, None without one; or DER bytes."""
         return self._session_or_raise().getpeercert(binary_form)
 
     def get_verified_chain(self) -> list[bytes]:
@@ -240,23 +244,28 @@ class SSLSocket(TLSCore, socket):
 
     def selected_alpn_protocol(self) -> str | None:
         """The protocol agreed on by ALPN, or None."""
-        return self._ask("selected_alpn_protocol")
+        answer: str | None = self._ask("selected_alpn_protocol")
+        return answer
 
     def cipher(self) -> tuple[str, str, int] | None:
         """(name, version, secret bits) of the cipher in use, or None."""
-        return self._ask("cipher")
+        answer: tuple[str, str, int] | None = self._ask("cipher")
+        return answer
 
     def shared_ciphers(self) -> list[tuple[str, str, int]] | None:
         """The ciphers that both sides know, at a server; else None."""
-        return self._ask("shared_ciphers")
+        answer: list[tuple[str, str, int]] | None = self._ask("shared_ciphers")
+        return answer
 
     def compression(self) -> str | None:
         """The compression in use, or None."""
-        return self._ask("compression")
+        answer: str | None = self._ask("compression")
+        return answer
 
     def version(self) -> str | None:
         """The protocol version in use, such as "TLSv1.3", or None."""
-        return self._ask("version")
+        answer: str | None = self._ask("version")
+        return answer
 
     def _ask(self, name: str) -> Any:
         native = self._sslobj
@@ -314,7 +323,7 @@ class SSLSocket(TLSCore, socket):
             raise
         return failure
 
-    def accept(self) -> "tuple[SSLSocket, Any]":  # type: ignore[override]
+    def accept(self) -> "tuple[SSLSocket, Any]":
         """Wait for a connection, and do its handshake unless do_handshake_on_connect is off; returns (SSLSocket, address).
 
         A peer that is slow at its handshake keeps the next ones waiting: accept with a plain socket, and start_tls in a fiber for
@@ -465,10 +474,6 @@ for _name in ("group", "client_sigalg", "server_sigalg"):  # new in Python 3.15
     if hasattr(SSLObject, _name):
         setattr(SSLSocket, _name, _forwarded(_name))
 
-_DER = 1
-with contextlib.suppress(ImportError):
-    from _ssl import ENCODING_DER as _DER  # type: ignore[attr-defined,no-redef]
-
 
 class _Native:
     """The properties of _ssl's context, in the place where ssl.SSLContext's setters look for them.
@@ -587,7 +592,7 @@ def start_tls(
     if _is_plain(sock):
         sock.getpeername()
     with _timeout_scope(timeout):
-        return _wrap(
+        made = _wrap(
             sock,
             context,
             SSLSocket,
@@ -597,6 +602,7 @@ def start_tls(
             server_hostname=server_hostname,
             session=session,
         )
+    return made  # noqa: RET504 (mypy knows of no return in the block)
 
 
 def _as_ours(context: Any) -> Any:
@@ -657,7 +663,8 @@ def get_server_certificate(
             server_hostname=addr[0],
             session=None,
         ) as wrapped:
-            return DER_cert_to_PEM_cert(wrapped.getpeercert(True))
+            certificate = wrapped.getpeercert(True)
+    return DER_cert_to_PEM_cert(certificate)
 
 
 # What this version of Python has beyond the names that all of them have.
@@ -673,7 +680,7 @@ del _each
 
 if hasattr(_standard, "wrap_socket"):  # went with Python 3.12
 
-    def wrap_socket(  # noqa: F811
+    def wrap_socket(
         sock: Any,
         keyfile: Any = None,
         certfile: Any = None,

@@ -60,6 +60,7 @@ LAYERS: list[tuple[str, str, object]] = [
     ("I/O", "_socket_names", []),
     ("I/O", "socket", ALL),
     ("I/O", "dns", ALL),
+    ("I/O", "_ssl_names", []),
     ("I/O", "_tls", ["pollers/*", "_switch", "_scheduler", "_waiting", "_scopes", "_socket"]),
     ("I/O", "ssl", ALL),
     ("I/O", "_streams", ALL),
