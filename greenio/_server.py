@@ -112,19 +112,20 @@ class Listener:
             Cancelled: this fiber was cancelled; no connection was taken.
         """
         while True:
-            if not self._sockets:
+            sockets = self._sockets  # close() puts another list there, and wakes us
+            if not sockets:
                 raise OSError(errno.EBADF, "the listener is closed")
-            if len(self._sockets) == 1:
-                sock, peer = self._sockets[0].accept()
+            if len(sockets) == 1:
+                sock, peer = sockets[0].accept()
                 return self._stream(sock, peer)
-            for _ in self._sockets:
-                self._next = (self._next + 1) % len(self._sockets)
+            for _ in sockets:
+                self._next = (self._next + 1) % len(sockets)
                 try:
-                    sock, peer = self._sockets[self._next].accept()
+                    sock, peer = sockets[self._next].accept()
                 except BlockingIOError:
                     continue
                 return self._stream(sock, peer)
-            select(*[readable(each) for each in self._sockets])
+            select(*[readable(each) for each in sockets])
 
     @staticmethod
     def _stream(sock: socket.socket, peer: Any) -> Stream:
@@ -222,7 +223,7 @@ def _listen_targets(host: str | Sequence[str] | None, port: int, family: int) ->
     targets = list(dict.fromkeys(targets))
     if not targets:
         raise OSError(errno.EADDRNOTAVAIL, f"no address to listen on for {host!r}")
-    return sorted(targets, key=lambda target: target[0] != socket.AF_INET6) if None in hosts else targets
+    return sorted(targets, key=lambda target: target[0] != socket.AF_INET6) if None in hosts or "" in hosts else targets
 
 
 def _listening(
@@ -506,6 +507,7 @@ class Server:
         self._accepted = self._finished = self._failed = self._cancelled = self._lost = 0
         self._handshakes_failed = self._accept_pauses = 0
         self._since = current_time()
+        self._process = os.getpid()
         self._acceptor = spawn(self._accept_all, name=f"accept for {self._handler_name}")
 
     # --- what is known about it
@@ -728,7 +730,7 @@ class Server:
         """Stop accepting; let busy handlers finish within *grace* seconds; cancel those that are left, and wait for them to end.
 
         Connections that wait in the backlog are reset. May be called by a handler: its own connection is not counted,
-        and ends when it returns.
+        and ends when it returns. In a forked child, which has no handlers, it closes the child's copies and no connection.
 
         Args:
             grace: seconds; None: as given to serve.
@@ -740,6 +742,8 @@ class Server:
         """
         if grace is not None and not grace >= 0:
             raise ValueError(f"grace must be >= 0 seconds or None, not {grace!r}")
+        if os.getpid() != self._process:
+            return self._leave_to_the_parent()
         began = current_time()
         self._stop_accepting()
         me = current_fiber()
@@ -763,6 +767,18 @@ class Server:
     def close(self) -> DrainReport:
         """As drain with no grace: stop accepting, cancel the handlers, wait for them to end. Again: does nothing."""
         return self.drain(0)
+
+    def _leave_to_the_parent(self) -> DrainReport:
+        """In a forked child there are no handlers; the sockets are copies, and closing those ends no connection."""
+        self._draining = True
+        self._listener.close()
+        me = current_fiber()
+        for fiber, stream in list(self._handlers.items()):
+            if fiber is not me:
+                del self._handlers[fiber]
+                stream.__exit__(Cancelled, Cancelled(), None)
+        self._closed.set()
+        return DrainReport(0, 0, 0, 0.0)
 
     def _stop_accepting(self) -> None:
         self._draining = True

@@ -2,11 +2,9 @@
 from collections.abc import Iterable
 from ssl import SSLContext
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Never, Self
+from typing import Any, NamedTuple, Never, Self
 
 from _typeshed import ReadableBuffer, WriteableBuffer
-
-__pyx_capi__: Final[dict[str, Any]]  # what other extension modules import
 
 class StreamStatistics(NamedTuple):
     bytes_received: int

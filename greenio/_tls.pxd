@@ -52,6 +52,7 @@ cdef class Engine:
     cdef object failure            # what pending() ran into: the next read raises it
     cdef bytes unsent              # ciphertext taken out of `outgoing`, or None
     cdef Py_ssize_t unsent_at      # bytes of it that are gone
+    cdef PyObject *waiter          # the fiber that waits for the descriptor to bring input, borrowed; or NULL
     cdef Py_ssize_t taken          # of a send that raised SSLWantWriteError: bytes taken; the next send's first ones
     cdef bytes arrived             # taken from the transport and not yet in `incoming`, or None
     cdef Py_ssize_t held           # at most so many bytes of ciphertext are in OpenSSL's hands
@@ -96,11 +97,12 @@ cdef class TLSCore(SocketCore):
     cdef int64_t limit(self, Scheduler scheduler, int64_t *deadline_ns) except? -2
     cdef object receive_tls(self, Engine engine, Scheduler scheduler, Py_ssize_t size, char *buffer)
     cdef object read_turn(self, Engine engine, Scheduler scheduler, Py_ssize_t size, char *buffer, int64_t *deadline_ns)
+    cdef object read_into(self, object buffer, Py_ssize_t size, int flags)
     cdef bytes receive_plain(self, Scheduler scheduler, Py_ssize_t size, int flags)
     cdef Py_ssize_t take_input(self, Engine engine, Scheduler scheduler) except -2
     cdef int want_input(self, Engine engine, Scheduler scheduler, uint64_t seen, str reason, int64_t *deadline_ns) except -1
     cdef int wait_input(self, Engine engine, Scheduler scheduler, str reason, int64_t *deadline_ns) except -1
-    cdef int wait_both(self, Scheduler scheduler, str reason, int64_t deadline_ns) except -1
+    cdef int wait_descriptor(self, Engine engine, Scheduler scheduler, str reason, int64_t deadline_ns) except -1
     cdef Py_ssize_t send_tls(self, Engine engine, Scheduler scheduler, const char *data, Py_ssize_t size, bint whole) except -1
     cdef Py_ssize_t encrypt(
         self, Engine engine, Scheduler scheduler, const char *data, Py_ssize_t size, bint *gone, int64_t *deadline_ns) except -1
@@ -108,4 +110,5 @@ cdef class TLSCore(SocketCore):
     cdef int flush_soon(self, Engine engine, Scheduler scheduler) except -1
     cdef bint send_unsent(self, Engine engine, Scheduler scheduler, bint waits, str reason, int64_t *deadline_ns) except -1
     cdef bint send_unsent_over(self, Engine engine, int64_t deadline_ns, str reason) except -1
+    cdef object ask_transport(self, object call, object argument, int64_t deadline_ns)
     cdef object drive(self, Engine engine, Scheduler scheduler, object call, str reason, int64_t *deadline_ns)

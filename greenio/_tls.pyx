@@ -18,7 +18,8 @@ from libc.string cimport memcpy
 cimport cython
 
 from greenio._scheduler cimport (
-    NEVER, TIMED_OUT, WOKEN, Scheduler, Watch, WaitNode, current_scheduler_or_none, current_scheduler_or_raise, leave_io, wait_append)
+    NEVER, TIMED_OUT, WOKEN, Fiber, Scheduler, Watch, WaitNode, current_scheduler_or_none, current_scheduler_or_raise, leave_io, unpark,
+    wait_append)
 from greenio._socket cimport SocketCore
 from greenio._waiting cimport SERVED, TOO_LATE, Outcome, Place, forks, serve, stand_in_line
 
@@ -144,6 +145,11 @@ cdef inline void leave_turn(Turn *turn, Scheduler scheduler) noexcept:
     if turn.line.first is not NULL:
         place = serve(&turn.line)
     turn.holder = NULL if place is NULL else place.waiter.fiber
+
+
+cdef inline bint has_orphans(Engine engine) noexcept:
+    # Ciphertext that only waits for room, and nobody who sends it.
+    return engine.unsent is not None and not engine.broken and not is_taken(&engine.flushing)
 
 
 cdef object timed_out(str reason):
@@ -433,16 +439,10 @@ cdef class TLSCore(SocketCore):
 
     cdef int wait_input(self, Engine engine, Scheduler scheduler, str reason, int64_t *deadline_ns) except -1:
         # With the turn to read, after take_input found nothing. Returns when there may be something.
-        cdef WaitNode node
-        cdef Watch watch
         cdef bytes data
         if self.transport is not None:
             try:
-                if self.limit(scheduler, deadline_ns) == NEVER:
-                    data = self.transport.recv(SCRATCH_BYTES)
-                else:
-                    with timeout_at(deadline_ns[0] / 1e9):
-                        data = self.transport.recv(SCRATCH_BYTES)
+                data = self.ask_transport(self.transport.recv, SCRATCH_BYTES, self.limit(scheduler, deadline_ns))
             except BlockingIOError:
                 raise SSLWantReadError(*WANT_READ) from None
             except TimeoutError:
@@ -452,22 +452,15 @@ cdef class TLSCore(SocketCore):
         if self.never_waits():
             scheduler.spend()
             raise SSLWantReadError(*WANT_READ)
-        watch = self.watch_to_wait(scheduler)
         self.limit(scheduler, deadline_ns)
-        if engine.unsent is not None and not engine.broken and not is_taken(&engine.flushing):
-            self.wait_both(scheduler, reason, deadline_ns[0])
-            return self.flush_soon(engine, scheduler)
-        node.fiber = NULL
-        try:
-            scheduler.wait_io(watch, False, &node, deadline_ns[0], reason, self)
-        except TimeoutError:
-            raise timed_out(reason) from None
-        finally:
-            leave_io(watch, False, &node)
+        self.wait_descriptor(engine, scheduler, reason, deadline_ns[0])
+        if has_orphans(engine):
+            self.flush_soon(engine, scheduler)
         return 0
 
-    cdef int wait_both(self, Scheduler scheduler, str reason, int64_t deadline_ns) except -1:
-        # Until there may be input, or room for what a read has left behind: an answer that the peer waits for may be among it.
+    cdef int wait_descriptor(self, Engine engine, Scheduler scheduler, str reason, int64_t deadline_ns) except -1:
+        # Until there may be input; or room, if there is ciphertext that nobody sends: a read's answer, or what a send left behind that was
+        # interrupted. The peer may be waiting for that.
         cdef WaitNode reads
         cdef WaitNode writes
         cdef int wake = WOKEN
@@ -475,18 +468,26 @@ cdef class TLSCore(SocketCore):
         reads.fiber = NULL
         writes.fiber = NULL
         wait_append(&watch.readers, &reads, scheduler.current)
-        wait_append(&watch.writers, &writes, scheduler.current)
         scheduler.io_waiting += 1
+        engine.waiter = scheduler.current
         try:
             while True:
                 if watch.closed:
                     raise OSError(EBADF, f"the descriptor was closed during {reason}")
-                if watch.readers.first is &reads and watch.readable or watch.writers.first is &writes and watch.writable:
+                if watch.readers.first is &reads and watch.readable:
                     return 0
+                if has_orphans(engine):
+                    if writes.fiber is NULL:
+                        wait_append(&watch.writers, &writes, scheduler.current)
+                    if watch.writers.first is &writes and watch.writable:
+                        return 0
+                elif writes.fiber is not NULL:
+                    leave_io(watch, True, &writes)
                 if wake == TIMED_OUT:
                     raise timed_out(reason)
                 wake = scheduler.park(reason, self, deadline_ns)
         finally:
+            engine.waiter = NULL
             scheduler.io_waiting -= 1
             leave_io(watch, False, &reads)
             leave_io(watch, True, &writes)
@@ -613,6 +614,8 @@ cdef class TLSCore(SocketCore):
                     return False
         finally:
             leave_turn(&engine.flushing, scheduler)
+            if engine.waiter is not NULL and has_orphans(engine):
+                unpark(<Fiber>engine.waiter, WOKEN)   # it waits for input only, so far
 
     cdef int flush_soon(self, Engine engine, Scheduler scheduler) except -1:
         # The same for what a read has left: it does not fail for that. Whoever is flushing goes on until nothing is left.
@@ -671,11 +674,7 @@ cdef class TLSCore(SocketCore):
             rest = engine.unsent if engine.unsent_at == 0 else engine.unsent[engine.unsent_at:]
             count = 0
             try:
-                if deadline_ns == NEVER or self.never_waits():
-                    count = self.transport.send(rest)
-                else:
-                    with timeout_at(deadline_ns / 1e9):
-                        count = self.transport.send(rest)
+                count = self.ask_transport(self.transport.send, rest, deadline_ns)
             except (BlockingIOError, SSLWantWriteError, SSLWantReadError):
                 return False
             except BaseException as error:
@@ -690,6 +689,23 @@ cdef class TLSCore(SocketCore):
                     engine.unsent = None
             if engine.unsent is None:
                 return True
+
+    cdef object ask_transport(self, object call, object argument, int64_t deadline_ns):
+        # call(argument), which parks no longer than until the deadline. What it says of its progress stays in `bytes_sent`.
+        cdef object sent = None
+        if deadline_ns == NEVER or self.never_waits():
+            return call(argument)
+        try:
+            with timeout_at(deadline_ns / 1e9):
+                try:
+                    return call(argument)
+                except BaseException as error:
+                    sent = getattr(error, "bytes_sent", None)
+                    raise
+        except TimeoutError as error:
+            if sent is not None:
+                error.bytes_sent = sent   # its own, if it raised this; or that of the Cancelled, which ended at the scope
+            raise
 
     # --- handshake, and the end
 
@@ -880,7 +896,9 @@ cdef class TLSCore(SocketCore):
     cdef bytes receive_plain(self, Scheduler scheduler, Py_ssize_t size, int flags):
         cdef bytes data
         if self.leftover is None:
-            return self.transport.recv(size, flags) if flags else self.transport.recv(size)
+            if flags:
+                raise ValueError(f"no flags without a descriptor of its own: {self!r}")
+            return self.ask_transport(self.transport.recv, size, self.deadline(scheduler))
         scheduler.check()
         data = self.leftover[:size]
         if not flags & MSG_PEEK:
@@ -888,18 +906,17 @@ cdef class TLSCore(SocketCore):
         return data
 
     cdef Py_ssize_t transmit(self, Scheduler scheduler, const char *data, Py_ssize_t size, int flags, bint whole) except -1:
-        cdef object piece
         if self.engine is not None:
             if flags:
                 refuse_flags(self, flags, "sendall" if whole else "send")
             return self.send_tls(self.engine, scheduler, data, size, whole)
         if self.transport is None:
             return SocketCore.transmit(self, scheduler, data, size, flags, whole)
-        piece = PyBytes_FromStringAndSize(data, size)
-        if not whole:
-            return self.transport.send(piece, flags) if flags else self.transport.send(piece)
-        self.transport.sendall(piece)
-        return size
+        if flags:
+            raise ValueError(f"no flags without a descriptor of its own: {self!r}")
+        count = self.ask_transport(
+            self.transport.sendall if whole else self.transport.send, PyBytes_FromStringAndSize(data, size), self.deadline(scheduler))
+        return size if whole else count
 
     def recv(self, Py_ssize_t buflen=1024, int flags=0):
         """Receive at most *buflen* bytes; b"" at the end of the stream. Parks while there are none.
@@ -934,13 +951,34 @@ cdef class TLSCore(SocketCore):
         """Receive into *buffer*, at most *nbytes* or as much as it holds; returns how many bytes, 0 at the end. Parks as recv, and
         raises what it does; *buffer* is as it was then.
         """
-        if flags and self.engine is not None:
+        cdef Engine engine = self.engine
+        if engine is None:
+            if self.transport is None and self.leftover is None:
+                return SocketCore.recv_into(self, buffer, nbytes or 0, flags)
+            return self.read_into(buffer, nbytes or 0, flags)
+        if flags:
             refuse_flags(self, flags, "recv_into")
-        if self.engine is not None and buffer is None:
+        if buffer is None:
             return self.recv(1024 if nbytes is None else nbytes)
-        if self.engine is not None and nbytes is not None:
-            return self.read(nbytes, buffer)
-        return SocketCore.recv_into(self, buffer, nbytes or 0, flags)
+        return self.read_into(buffer, nbytes or 0, 0)
+
+    cdef object read_into(self, object buffer, Py_ssize_t size, int flags):
+        # *size* <= 0, or more than there is room for: as much as there is.
+        cdef Scheduler scheduler = current_scheduler_or_raise()
+        cdef Py_buffer view
+        cdef Py_ssize_t count = 0
+        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        try:
+            if size <= 0 or size > view.len:
+                size = view.len
+            if size == 0:
+                scheduler.check()
+            else:
+                count = self.receive(scheduler, <char *>view.buf, size, flags)
+        finally:
+            PyBuffer_Release(&view)
+        scheduler.spend()
+        return count
 
     def read(self, Py_ssize_t len=1024, buffer=None):
         """Receive at most *len* bytes as recv does; into *buffer*, if given: then it returns how many.
@@ -948,25 +986,11 @@ cdef class TLSCore(SocketCore):
         Raises:
             ValueError: there is no TLS on the socket, or not any more. The rest: as recv.
         """
-        cdef Scheduler scheduler = current_scheduler_or_raise()
-        cdef Py_buffer view
-        cdef object count
         if self.engine is None:
             raise ValueError("Read on closed or unwrapped SSL socket.")
         if buffer is None:
             return self.recv(len)
-        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
-        try:
-            if len <= 0 or len > view.len:
-                len = view.len
-            if len == 0:
-                scheduler.check()
-                return 0
-            count = self.receive_tls(self.engine, scheduler, len, <char *>view.buf)
-        finally:
-            PyBuffer_Release(&view)
-        scheduler.spend()
-        return count
+        return self.read_into(buffer, len, 0)
 
     def write(self, data):
         """Send some of *data*, a record at most; returns how many bytes. As send, but for a socket with TLS only.
@@ -983,7 +1007,8 @@ cdef class TLSCore(SocketCore):
 
         Raises:
             TimeoutError, Cancelled, OSError: the first bytes_sent bytes (an attribute of the exception) belong to the stream: those the kernel
-                had no room for go out before anything else. The stream stays whole: go on with data[bytes_sent:].
+                had no room for go out before anything else, with the next call that sends or receives. The stream stays whole: go
+                on with data[bytes_sent:].
             SSLWantWriteError: the timeout is 0: call again with the same data.
             ValueError: *flags* is not 0.
         """
@@ -1003,8 +1028,9 @@ cdef class TLSCore(SocketCore):
 
         Raises:
             TimeoutError, Cancelled, OSError, SSLWantWriteError: the first bytes_sent bytes (an attribute of the exception) belong to
-                the stream: those the kernel had no room for go out before anything else. The stream stays whole: go on with
-                data[bytes_sent:], or with anything else that makes sense after those. The timeout is for the whole.
+                the stream: those the kernel had no room for go out before anything else, with the next call that sends or receives;
+                sendall(b"") does nothing but that. The stream stays whole: go on with data[bytes_sent:], or with anything else that makes
+                sense after those. The timeout is for the whole.
             ValueError: *flags* is not 0.
         """
         cdef Scheduler scheduler = current_scheduler_or_raise()

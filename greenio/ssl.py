@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, Never, TypeVar
 
 from greenio import socket as _socket
+from greenio._scheduler import current_scheduler
 from greenio._scopes import timeout as _timeout_scope
 from greenio._socket import SocketCore
 from greenio._ssl_names import *  # noqa: F403
@@ -113,8 +114,10 @@ class SSLSocket(TLSCore, socket):
         ):
             raise NotImplementedError("only stream sockets are supported")
         connected = carried or _is_connected(sock)
-        if connected and do_handshake_on_connect and sock.gettimeout() == 0:
-            raise ValueError("do_handshake_on_connect should not be specified for non-blocking sockets")
+        if connected and do_handshake_on_connect:
+            if sock.gettimeout() == 0:
+                raise ValueError("do_handshake_on_connect should not be specified for non-blocking sockets")
+            current_scheduler()  # or says that there is none, while *sock* is as it was
         made = cls.__new__(cls)
         made._context = context
         made._session = session

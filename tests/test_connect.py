@@ -17,7 +17,7 @@ from waiters import parked
 
 import greenio
 from greenio import connect_tcp, connect_unix, socket
-from greenio._connect import interleaved
+from greenio._connect import _Race, interleaved
 from greenio.testing import VirtualClock
 
 LOCALHOST = "127.0.0.1"
@@ -246,6 +246,19 @@ def test_cancelled_while_it_wins_leaves_nothing(names: Any) -> None:
             if not fiber.cancelled():
                 fiber.result().close()
             assert descriptors() == before
+
+
+@fibers
+def test_second_to_answer_is_closed() -> None:
+    with answering() as first, answering() as second:
+        before = descriptors()
+        race = _Race("service", None, True)
+        assert race.attempt((V4, int(standard.SOCK_STREAM), 6, first))
+        assert not race.attempt((V4, int(standard.SOCK_STREAM), 6, second))
+        assert len(descriptors()) == len(before) + 1
+        assert race.won is not None
+        assert race.won[1] == first
+        race.won[0].close()
 
 
 @fibers

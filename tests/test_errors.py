@@ -15,6 +15,11 @@ GREENIO_ERRORS = [
     greenio.RunFinishedError,
     greenio.InternalError,
 ]
+OF_STREAMS = [
+    greenio.LimitExceeded("a text", 5),
+    greenio.IncompleteReadError(b"part", 10),
+    greenio.IncompleteReadError(b"", None),
+]
 
 
 @pytest.mark.parametrize("cls", GREENIO_ERRORS)
@@ -39,20 +44,33 @@ def test_cancelled_has_its_reason():
 
 
 @pytest.mark.parametrize(
-    "error", [greenio.Cancelled(), greenio.Cancelled("why"), *(cls("x") for cls in GREENIO_ERRORS)], ids=repr
+    "error",
+    [greenio.Cancelled(), greenio.Cancelled("why"), *(cls("x") for cls in GREENIO_ERRORS), *OF_STREAMS],
+    ids=repr,
 )
 def test_errors_survive_pickle_and_copy(error):
     for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert type(again) is type(error)
         assert again.args == error.args
-        assert getattr(again, "reason", None) == getattr(error, "reason", None)
+        assert vars(again) == vars(error)
+        assert str(again) == str(error)
+
+
+@pytest.mark.parametrize("error", OF_STREAMS, ids=repr)
+def test_errors_of_streams_say_how_far_it_came(error):
+    assert isinstance(error, greenio.GreenioError)
+    assert isinstance(error, EOFError) == isinstance(error, greenio.IncompleteReadError)
+    assert str(error) in (
+        "a text",
+        "the stream ended after 4 bytes, before 10 bytes had come",
+    ) or "the separator" in str(error)
 
 
 def test_every_error_is_public_and_drawn_in_the_tree():
     classes = [
         value for value in vars(_errors).values() if isinstance(value, type) and issubclass(value, BaseException)
     ]
-    assert len(classes) == len(GREENIO_ERRORS) + 3
+    assert len(classes) == len(GREENIO_ERRORS) + len({type(error) for error in OF_STREAMS}) + 3
     for cls in classes:
         assert cls.__name__ in greenio.__all__
         assert cls.__name__ in _errors.__doc__

@@ -555,6 +555,39 @@ def test_needs_fibers() -> None:
         serve(echo, LOCALHOST)
 
 
+def test_forked_child_that_leaves_the_block_ends_nothing() -> None:
+    run_child(
+        """
+        import os, greenio
+
+        def handler(stream):
+            while line := stream.readline():
+                stream.write(line)
+
+        def main():
+            with greenio.serve(handler, "127.0.0.1") as server:
+                stream = greenio.connect_tcp("127.0.0.1", server.port)
+                stream.write(b"before\\n")
+                assert stream.readline() == b"before\\n"
+                child = os.fork()
+                if child == 0:
+                    assert server.drain() == (0, 0, 0, 0)
+                    assert server.connections == 0
+                    os._exit(7)
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+                stream.write(b"after\\n")
+                assert stream.readline() == b"after\\n"
+                stream.close()
+                with greenio.connect_tcp("127.0.0.1", server.port) as stream:
+                    stream.write(b"new\\n")
+                    assert stream.readline() == b"new\\n"
+
+        greenio.run(main)
+        """,
+        flags=("-W", "ignore"),
+    )
+
+
 # --- accept under trouble --------------------------------------------------------------------------------------------
 
 

@@ -536,6 +536,22 @@ def test_interrupted_flush_goes_on_where_it_was() -> None:
 
 
 @fibers
+def test_flush_cut_in_the_middle_repeats_and_loses_nothing() -> None:
+    message = random.Random(1).randbytes(20_000_000)
+    with streams(write_buffer=len(message)) as (stream, peer):
+        with pytest.raises(TimeoutError), stream.corked():
+            stream.write(message)
+            with greenio.timeout(1):
+                stream.flush()
+        assert 0 < stream.statistics().unsent < len(message)
+        flusher = parked(stream.flush)
+        writers = [parked(stream.write, b"next"), parked(stream.write, b"last")]
+        assert receive_exactly(peer, len(message) + 8) == message + b"nextlast"
+        for fiber in (flusher, *writers):
+            fiber.result()
+
+
+@fibers
 def test_writelines_of_a_generator_keeps_memory_bounded_and_says_how_much_left() -> None:
     with streams(write_buffer=1000) as (stream, peer):
         made = 0
