@@ -67,6 +67,7 @@ LAYERS: list[tuple[str, str, object]] = [
     ("I/O", "_files", ALL),
     ("I/O", "_children", ["_scheduler", "_sync", "_threads", "_io"]),
     ("I/O", "subprocess", ALL),
+    ("I/O", "_os_names", []),
     ("I/O", "os", ALL),
     ("I/O", "_select_module", ALL),
     ("I/O", "select", ALL),
