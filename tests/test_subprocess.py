@@ -256,6 +256,11 @@ def test_timeouts_are_on_the_runs_clock():
             # What run() has to kill is reaped all the same, though that takes real time.
             with pytest.raises(subprocess.TimeoutExpired):
                 subprocess.run(SLEEP, timeout=3)
+        with greenio.move_on_after(5) as scope:
+            subprocess.run(SLEEP)
+        assert scope.cancelled_caught
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
 
     greenio.run(main, clock=VirtualClock())
 
@@ -419,7 +424,8 @@ def test_a_reused_pid_is_not_hit():
         process.pid = bystander.pid  # as if the number had been given to another one
         process._internal_poll = lambda *_: None
         process.kill()
-        assert bystander.poll() is None
+        with pytest.raises(subprocess.TimeoutExpired):
+            bystander.wait(0.05)  # a killed one would be gone by then
     finally:
         del process._internal_poll
         process.returncode = 0
@@ -510,9 +516,10 @@ def test_what_was_read_ahead_before_communicate_is_not_lost():
         process.stdin.write(text[:10])
         process.stdin.flush()
         assert process.stdout.readline() == "näin\n"
-        process.stdin.write(text[10:])  # may still be in a buffer
+        process.stdin.write(text[10:])
+        process.stdin.write("still in a buffer ")
         out, _ = process.communicate("the end")
-        assert "näin\n" + out == text + "the end"
+        assert "näin\n" + out == text + "still in a buffer the end"
 
 
 @in_fibers
