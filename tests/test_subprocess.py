@@ -31,6 +31,9 @@ def leaves_no_child():
     with pytest.raises(ChildProcessError):
         found = os.waitpid(-1, os.WNOHANG)
         pytest.fail(f"a child was left behind: {found}")
+    for thread in threading.enumerate():
+        if thread.name.startswith("greenio wait for"):
+            thread.join()  # nothing is left to wait for
 
 
 @pytest.fixture
@@ -815,7 +818,7 @@ def test_the_interpreter_ends_quietly_with_a_process_running():
         kept = greenio.run(lambda: subprocess.Popen(["sleep", "1000"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
         print(kept.pid)
         """,
-        flags=(),
+        flags=("-W", "ignore::ResourceWarning"),  # which debug builds show
     )
     os.kill(int(done.stdout), signal.SIGKILL)
     assert done.stderr == ""
