@@ -27,7 +27,7 @@ class TextIOWrapper(io.TextIOWrapper):
     A cancelled read or readline has taken nothing: what has come is kept. Lines are written whole: it parks only between them.
     """
 
-    buffer: BufferedReader | BufferedWriter | BufferedRandom  # None once detached
+    buffer: BufferedReader | BufferedWriter | BufferedRandom
     _finalizing: bool
 
     def __init__(
@@ -63,11 +63,9 @@ class TextIOWrapper(io.TextIOWrapper):
                 self._decoder = io.IncrementalNewlineDecoder(self._decoder, self._newline is None)
 
     def _below(self) -> BufferedReader | BufferedWriter | BufferedRandom:
-        buffer = self.buffer
-        if buffer is None:
-            raise ValueError("underlying buffer has been detached")
-        buffer._check_open()
-        return buffer
+        if self.closed:  # ValueError if it is detached
+            raise ValueError("I/O operation on closed file")
+        return self.buffer
 
     @property
     def newlines(self) -> str | tuple[str, ...] | None:  # type: ignore[override]
@@ -275,12 +273,11 @@ class TextIOWrapper(io.TextIOWrapper):
 
     def close(self) -> None:
         """As the buffer's close: write what is pending, and close the file."""
-        buffer = self.buffer
-        if buffer is None or buffer.closed:
+        if self.closed:  # ValueError if it is detached
             return
         if self._finalizing:
-            buffer.raw._dealloc_warn(self)
-        buffer.close()
+            self.buffer.raw._dealloc_warn(self)
+        self.buffer.close()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(f"cannot pickle {type(self).__name__!r} object")

@@ -46,7 +46,7 @@ def pipe(mode: str = "", **keywords: Any) -> Iterator[tuple[Any, Any]]:
         yield reader, writer
     finally:
         for file in (writer, reader):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):  # broken or detached by the test
                 file.close()
 
 
@@ -241,7 +241,6 @@ def test_misuse_is_told_as_by_the_standard_one(tmp_path: Path) -> None:
         {"file": path, "mode": "rb", "errors": "strict"},
         {"file": path, "mode": "rb", "newline": ""},
         {"file": path, "buffering": 0},
-        {"file": path, "buffering": -5},
         {"file": path, "newline": "x"},
         {"file": path, "encoding": 5},
         {"file": path, "mode": 5},
@@ -260,10 +259,12 @@ def test_misuse_is_told_as_by_the_standard_one(tmp_path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it left something open
             mine, theirs = (outcome(lambda f=f, arguments=arguments: f(**arguments)) for f in (greenio.open, open))
-            gc.collect()
         assert mine == theirs, arguments
         with contextlib.suppress(OSError):
             os.unlink(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
     assert os.listdir("/proc/self/fd") == before
 
 
@@ -660,8 +661,8 @@ def test_opening_a_fifo_can_be_cancelled(tmp_path: Path, mode: str) -> None:
         with greenio.move_on_after(0.005) as scope:
             greenio.open(path, mode)
         assert scope.cancelled_caught
-    wait_all_parked()
-    assert os.listdir("/proc/self/fd") == before
+    while os.listdir("/proc/self/fd") != before:  # the last attempt may be on its way still
+        greenio.sleep(0.001)
     with greenio.open(path, "r+b", 0) as both:
         both.write(b"x")
         assert both.read(5) == b"x"
@@ -715,8 +716,15 @@ def test_devices() -> None:
         assert file.readline().startswith("Name:")
     with greenio.open("/dev/urandom", "rb", 0) as file:
         assert len(file.read(7)) == 7
-    with pytest.raises(OSError):
-        greenio.open("/dev/full", "w").close() or greenio.open("/dev/full", "w", 1).write("x\n")
+    for buffering in (-1, 1):
+        file = greenio.open("/dev/full", "w", buffering)
+        with pytest.raises(OSError) as raised:
+            file.write("x\n")
+            file.close()
+        assert raised.value.errno == errno.ENOSPC
+        with contextlib.suppress(OSError):
+            file.close()
+        assert file.closed
 
 
 STREAMS = """
@@ -879,6 +887,7 @@ def test_files_of_a_run_may_be_closed_after_it(tmp_path: Path) -> None:
     assert path.read_text() == "late"
 
 
+@pytest.mark.slow
 def test_what_is_open_when_the_interpreter_exits_is_written_out(tmp_path: Path) -> None:
     run_child(
         f"""
