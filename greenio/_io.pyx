@@ -343,6 +343,23 @@ def _closing(int fd):
 listen_for_closing(nests, _closing)
 
 
+def _after_fork_in_child():
+    # After the scheduler's own: who has not come along waits in no line any more.
+    cdef Nest nest
+    for nest in {each for waiting in nests.values() for each in waiting}:
+        if nest.scheduler.closed or nest.watch.readers.first is NULL:
+            for number in nest.wanted:
+                nests[number].remove(nest)
+                if not nests[number]:
+                    del nests[number]
+            nest.wanted = {}
+            close_call(nest.epoll_fd)
+            nest.epoll_fd = -1
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 cdef class Nest:
     """One wait for many descriptors."""
 
@@ -559,7 +576,10 @@ cdef class Descriptor:
     def read_into(self, buffer):
         """Read into *buffer*, at most as much as it holds; how many bytes, 0 at the end. Parks while there are none."""
         cdef Py_buffer view
-        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        try:
+            PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        except BufferError:
+            raise TypeError(f"readinto() argument must be read-write bytes-like object, not {type(buffer).__name__}") from None
         try:
             return self.transfer(<char *>view.buf, view.len, False)
         finally:
@@ -892,6 +912,11 @@ def watch_opens(path):
 cdef dict modes = {
     "r": ("rb", True, False), "w": ("wb", False, True), "a": ("ab", False, True), "x": ("xb", False, True),
     "r+": ("rb+", True, True), "w+": ("rb+", True, True), "a+": ("ab+", True, True), "x+": ("xb+", True, True)}
+
+
+with io.FileIO(os.devnull, "w+") as _probe:
+    modes["w+"] = (_probe.mode, True, True)    # "rb+" until Python 3.14, "wb+" from then on
+del _probe
 
 
 class FdIO(io.RawIOBase):

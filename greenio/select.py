@@ -123,10 +123,9 @@ def _seconds(timeout: float | None, unit: float) -> float | None:
     """A timeout of the standard module's in seconds; None: for ever. Below zero it stays."""
     if timeout is None:
         return None
-    try:
-        seconds = float(timeout) * unit
-    except TypeError:
-        raise TypeError(f"timeout must be a number or None, not {timeout!r}") from None
+    if not hasattr(type(timeout), "__float__") and not hasattr(type(timeout), "__index__"):
+        raise TypeError(f"timeout must be a number or None, not {timeout!r}")
+    seconds = float(timeout) * unit
     if seconds != seconds:
         raise ValueError("Invalid value NaN (not a number)")
     if abs(seconds) > 9.2e9:

@@ -64,6 +64,8 @@ LAYERS: list[tuple[str, str, object]] = [
     ("I/O", "ssl", ALL),
     ("I/O", "streams", ALL),
     ("I/O", "_signals", ALL),
+    ("I/O", "_file_buffers", ALL),
+    ("I/O", "_file_text", ALL),
     ("I/O", "_files", ALL),
     ("I/O", "_children", ["_scheduler", "_sync", "_threads", "_io"]),
     ("I/O", "subprocess", ALL),

@@ -1,0 +1,345 @@
+"""Text on the buffers of _file_buffers.py: what greenio.open returns for text files.
+
+Text of pipes, ttys and sockets, and all text that is only written, is done by TextIOWrapper, in Python. Text read from disk keeps the
+standard C implementation (its position cookies, its speed) in DiskText: nothing is cancelled inside of it, for disks answer.
+
+A print makes two writes, the text and the newline. So that lines of many fibers stay whole, TextIOWrapper parks only before the first
+character of a line and after the last.
+
+Not taken: the standard TextIOWrapper for everything. It drops what it has read of a line, and what it was about to write, when the
+buffer below raises, as it does when a fiber is cancelled.
+"""
+
+import codecs
+import io
+import os
+from typing import Any
+
+from greenio._file_buffers import BufferedRandom, BufferedReader, BufferedWriter, uncancelled
+from greenio._sync import Event, RLock
+
+TEXT_CHUNK = 8192  # bytes that text asks of its buffer at once
+
+
+class TextIOWrapper(io.TextIOWrapper):
+    """io.TextIOWrapper that fibers can share, on pipes, ttys and sockets, and wherever text is only written.
+
+    A cancelled read or readline has taken nothing: what has come is kept. Lines are written whole: it parks only between them.
+    """
+
+    buffer: BufferedReader | BufferedWriter | BufferedRandom
+    _finalizing: bool
+
+    def __init__(
+        self,
+        buffer: BufferedReader | BufferedWriter | BufferedRandom,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+        line_buffering: bool = False,
+        write_through: bool = False,
+    ) -> None:
+        super().__init__(buffer, encoding, errors, newline, line_buffering, write_through)
+        self._lock = RLock()  # of readers
+        self._newline = newline
+        self._held: list[str] = []  # read and without the end of a line; before
+        self._text = ""  # what was read last, and
+        self._at = 0  # how much of it has been taken
+        self._begun = False  # anything was read
+        self._line_open = False  # the last character written was not a newline
+        self._flushing: Event | None = None  # set when a flush in the middle of a line, under way, is over
+        self._make_coders()
+
+    def _make_coders(self) -> None:
+        self._encoder: codecs.IncrementalEncoder | None = None
+        self._decoder: codecs.IncrementalDecoder | io.IncrementalNewlineDecoder | None = None
+        if self.buffer.writable():
+            self._encoder = codecs.getincrementalencoder(self.encoding)(self.errors or "strict")
+            if self.buffer.seekable() and self.buffer.tell():
+                self._encoder.setstate(0)  # no byte order mark in the middle
+        if self.buffer.readable():
+            self._decoder = codecs.getincrementaldecoder(self.encoding)(self.errors or "strict")
+            if not self._newline:
+                self._decoder = io.IncrementalNewlineDecoder(self._decoder, self._newline is None)
+
+    def _below(self) -> BufferedReader | BufferedWriter | BufferedRandom:
+        if self.closed:  # ValueError if it is detached
+            raise ValueError("I/O operation on closed file")
+        return self.buffer
+
+    @property
+    def newlines(self) -> str | tuple[str, ...] | None:  # type: ignore[override]
+        """The kinds of line ends seen so far, where they are translated or told apart; else None."""
+        return getattr(self._decoder, "newlines", None)
+
+    def reconfigure(self, **changes: Any) -> None:
+        """As io.TextIOWrapper.reconfigure: encoding, errors, newline, line_buffering, write_through. Parks to flush."""
+        if self._begun and changes.keys() & {"encoding", "errors", "newline"}:
+            raise io.UnsupportedOperation(
+                "It is not possible to set the encoding or newline of stream after the first read"
+            )
+        super().reconfigure(**changes)
+        if "newline" in changes:
+            self._newline = changes["newline"]
+        if changes.keys() & {"encoding", "errors", "newline"}:
+            self._make_coders()
+
+    # --- writing
+
+    def write(self, text: str, /) -> int:
+        """Write *text*, in one piece. Parks while the buffer is full, or to flush it at the end of a line.
+
+        Returns:
+            Its length in characters.
+        Raises:
+            Cancelled, OSError: `characters_written` (the exception's attribute) is 0 if *text* was not accepted, and its length if it
+                was and only the flush failed: then it is in the buffer.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        buffer = self._below()
+        encoder = self._encoder
+        if encoder is None:
+            raise io.UnsupportedOperation("not writable")
+        accepted = 0
+        try:
+            while (other := self._flushing) is not None:
+                other.wait()
+                buffer._check_open()
+            if not self._line_open:
+                while len(buffer._pending) >= buffer._size:
+                    with buffer._lock:
+                        buffer._drain()
+                    buffer._check_open()
+            end = text.endswith("\n")
+            if self._newline and self._newline != "\n":
+                data = encoder.encode(text.replace("\n", self._newline))
+            else:
+                data = encoder.encode(text)
+            # From here to the end of the line nothing parks: another fiber's text would come in between.
+            buffer._append(data)
+            accepted = len(text)
+            if accepted:
+                self._line_open = not end
+            if self.write_through or (self.line_buffering and ("\n" in text or "\r" in text)):
+                if self._line_open:
+                    # In the middle of a line: nobody else goes on with it, and who does waits for us, and runs after us.
+                    self._flushing = over = Event()
+                    try:
+                        buffer.flush()
+                    finally:
+                        self._flushing = None
+                        over.set()
+                else:
+                    buffer.flush()
+            elif end and len(buffer._pending) >= buffer._size:
+                with buffer._lock:
+                    buffer._drain(buffer._size - 1)
+        except BaseException as error:
+            error.characters_written = accepted  # type: ignore[attr-defined]
+            raise
+        return accepted
+
+    def flush(self) -> None:
+        """Write what is pending. Parks. Cancelled, OSError: what was not written is kept."""
+        self._below().flush()
+
+    # --- reading
+
+    def _check_readable(self) -> None:
+        self._below()
+        if self._decoder is None:
+            raise io.UnsupportedOperation("not readable")
+
+    def _more(self, size: int = TEXT_CHUNK) -> bool:
+        """One read from the buffer; False at the end. Parks; with the lock. What there is stays in _text."""
+        assert self._decoder is not None
+        self._begun = True
+        data = self.buffer.read1(size)
+        text = self._decoder.decode(data, not data)
+        self._text = self._text[self._at :] + text
+        self._at = 0
+        return bool(data)
+
+    def _gather(self) -> None:
+        if self._held or self._at:
+            self._text = "".join([*self._held, self._text[self._at :]])
+            self._held.clear()
+            self._at = 0
+
+    def read(self, size: int | None = -1, /) -> str:
+        """*size* characters, fewer only at the end; None or below 0: all up to the end. Parks until they are there.
+
+        Raises:
+            Cancelled: this fiber was cancelled. What has come meanwhile is kept for the next read.
+            OSError: as the system says; EBADF if the file is closed while it waits. UnicodeDecodeError.
+        """
+        self._check_readable()
+        with self._lock:
+            self._gather()
+            if size is None or size < 0:
+                assert self._decoder is not None
+                self._begun = True
+                data = self.buffer.read()
+                text = self._text + self._decoder.decode(data, True)
+                self._text = ""
+                return text
+            while len(self._text) - self._at < size and self._more(max(TEXT_CHUNK, size - len(self._text))):
+                pass
+            text = self._text[self._at : self._at + size]
+            self._at += len(text)
+            return text
+
+    def _line_end(self, start: int) -> int:
+        """Where in _text, from *start* on, the first line ends; 0: not there."""
+        text = self._text
+        if self._newline is None or self._newline == "\n":
+            return text.find("\n", start) + 1
+        if self._newline:
+            found = text.find(self._newline, start)
+            return found + len(self._newline) if found >= 0 else 0
+        feed = text.find("\n", start)
+        back = text.find("\r", start) if feed < 0 else text.find("\r", start, feed)
+        if back < 0:
+            return feed + 1
+        return back + 2 if text.startswith("\n", back + 1) else back + 1
+
+    def readline(self, size: int | None = -1, /) -> str:  # type: ignore[override]
+        """Up to and with the next line end, at most *size* characters; without one only at the end. Parks and raises as read."""
+        self._check_readable()
+        limit = -1 if size is None or size < 0 else size
+        with self._lock:
+            if limit >= 0 or self._newline == "\r\n":
+                # Whose end may lie between two reads; or which may end before the line does.
+                self._gather()
+                while not (end := self._line_end(self._at)) and (limit < 0 or len(self._text) - self._at < limit):
+                    if not self._more():
+                        end = len(self._text)
+                        break
+                end = end or len(self._text)
+                if limit >= 0:
+                    end = min(end, self._at + limit)
+            else:
+                while not (end := self._line_end(self._at)):
+                    rest = self._text[self._at :]
+                    if rest:
+                        self._held.append(rest)
+                    self._text = ""
+                    self._at = 0
+                    if not self._more():
+                        end = self._line_end(0) or len(self._text)
+                        break
+            line = self._text[self._at : end]
+            self._at = end
+            if self._held:
+                line = "".join([*self._held, line])
+                self._held.clear()
+            return line
+
+    # --- position, where there is one: in files that are only written
+
+    def tell(self) -> int:
+        """The position, for seek. Parks to flush."""
+        if self._decoder is not None or not self.seekable():
+            raise io.UnsupportedOperation("underlying stream is not seekable")
+        self.flush()
+        return self.buffer.tell()
+
+    def seek(self, cookie: int, whence: int = os.SEEK_SET, /) -> int:
+        """Move to where tell was called, or with whence 2 and 0 to the end; returns the position. Parks to flush."""
+        if self._decoder is not None or not self.seekable():
+            raise io.UnsupportedOperation("underlying stream is not seekable")
+        if whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END):
+            raise ValueError(f"invalid whence ({whence}, should be 0, 1 or 2)")
+        if whence != os.SEEK_SET and cookie:
+            kind = "cur" if whence == os.SEEK_CUR else "end"
+            raise io.UnsupportedOperation(f"can't do nonzero {kind}-relative seeks")
+        if cookie < 0:
+            raise ValueError(f"negative seek position {cookie!r}")
+        self.flush()
+        position = self.buffer.seek(cookie, whence)
+        self._line_open = False
+        if self._encoder is not None:
+            if position:
+                self._encoder.setstate(0)
+            else:
+                self._encoder.reset()
+        return position
+
+    def truncate(self, size: int | None = None, /) -> int:
+        """Cut or extend the file to *size* bytes, the position unless given; returns the size. Parks."""
+        self.flush()
+        return self.buffer.truncate(size)
+
+    def close(self) -> None:
+        """As the buffer's close: write what is pending, and close the file."""
+        if self.closed:  # ValueError if it is detached
+            return
+        if self._finalizing:
+            self.buffer.raw._dealloc_warn(self)
+        self.buffer.close()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(f"cannot pickle {type(self).__name__!r} object")
+
+
+class DiskText(io.TextIOWrapper):
+    """The standard io.TextIOWrapper on a file that is read and has positions, shared by fibers one call at a time.
+
+    Cancelled comes before a call does anything: one that has begun is seen to its end.
+    """
+
+    buffer: BufferedReader | BufferedRandom
+    _finalizing: bool
+
+    def __init__(self, buffer: BufferedReader | BufferedRandom, *args: Any, **keywords: Any) -> None:
+        self._lock = RLock()  # the standard class calls its own flush
+        super().__init__(buffer, *args, **keywords)
+
+    def read(self, size: int | None = -1, /) -> str:
+        """*size* characters, fewer only at the end; None or below 0: all up to the end. Parks."""
+        with self._lock:
+            return super().read(size)
+
+    def readline(self, size: int | None = -1, /) -> str:  # type: ignore[override]
+        """Up to and with the next line end, at most *size* characters. Parks."""
+        with self._lock:
+            return super().readline(-1 if size is None else size)
+
+    def write(self, text: str, /) -> int:
+        """Write *text*, in one piece. Parks when the buffer is full."""
+        with self._lock:
+            return super().write(text)
+
+    def flush(self) -> None:
+        """Write what is pending. Parks."""
+        with self._lock:
+            super().flush()
+
+    def tell(self) -> int:
+        """The position, for seek."""
+        with self._lock:
+            return super().tell()
+
+    def seek(self, cookie: int, whence: int = os.SEEK_SET, /) -> int:
+        """Move to where tell was called, or with whence 2 and 0 to the end."""
+        with self._lock:
+            return super().seek(cookie, whence)
+
+    def truncate(self, size: int | None = None, /) -> int:
+        """Cut or extend the file to *size* bytes, the position unless given; returns the size."""
+        with self._lock:
+            return super().truncate(size)
+
+    def reconfigure(self, **changes: Any) -> None:
+        """As io.TextIOWrapper.reconfigure."""
+        with self._lock:
+            super().reconfigure(**changes)
+
+    def close(self) -> None:
+        """Write what is pending and close the file, also when this fiber is cancelled. Again: does nothing."""
+        with uncancelled(), self._lock:
+            super().close()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(f"cannot pickle {type(self).__name__!r} object")
