@@ -501,6 +501,24 @@ def test_communicate_loses_nothing_when_cancelled():
         del scope
 
 
+@pytest.mark.parametrize("text", [False, True])
+@in_fibers
+def test_communicate_loses_nothing_when_cancelled_at_its_very_end(text):
+    scope = greenio.CancelScope()
+
+    class Cancelling(subprocess.Popen):
+        def wait(self, timeout=None):
+            status = super().wait(timeout)
+            scope.cancel()
+            return status
+
+    process = Cancelling(["sh", "-c", "echo out; echo error >&2"], stdout=-1, stderr=-1, text=text)
+    with scope:
+        process.communicate()
+    wanted = ("out\n", "error\n")
+    assert process.communicate() == (wanted if text else tuple(part.encode() for part in wanted))
+
+
 @in_fibers
 def test_what_communicate_has_read_before_a_timeout_is_there_for_other_readers():
     with running(["sh", "-c", "echo one; echo two; exec sleep 1000"], stdout=-1, text=True) as process:
