@@ -16,7 +16,7 @@ import os
 from typing import Any
 
 from greenio._file_buffers import BufferedRandom, BufferedReader, BufferedWriter, uncancelled
-from greenio._sync import RLock
+from greenio._sync import Event, RLock
 
 TEXT_CHUNK = 8192  # bytes that text asks of its buffer at once
 
@@ -47,6 +47,7 @@ class TextIOWrapper(io.TextIOWrapper):
         self._at = 0  # how much of it has been taken
         self._begun = False  # anything was read
         self._line_open = False  # the last character written was not a newline
+        self._flushing: Event | None = None  # set when a flush in the middle of a line, under way, is over
         self._make_coders()
 
     def _make_coders(self) -> None:
@@ -60,6 +61,11 @@ class TextIOWrapper(io.TextIOWrapper):
             self._decoder = codecs.getincrementaldecoder(self.encoding)(self.errors or "strict")
             if not self._newline:
                 self._decoder = io.IncrementalNewlineDecoder(self._decoder, self._newline is None)
+
+    def _below(self) -> BufferedReader | BufferedWriter | BufferedRandom:
+        if self.closed:  # ValueError if it is detached
+            raise ValueError("I/O operation on closed file")
+        return self.buffer
 
     @property
     def newlines(self) -> str | tuple[str, ...] | None:  # type: ignore[override]
@@ -91,13 +97,15 @@ class TextIOWrapper(io.TextIOWrapper):
         """
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        buffer = self.buffer
-        buffer._check_open()
+        buffer = self._below()
         encoder = self._encoder
         if encoder is None:
             raise io.UnsupportedOperation("not writable")
         accepted = 0
         try:
+            while (other := self._flushing) is not None:
+                other.wait()
+                buffer._check_open()
             if not self._line_open:
                 while len(buffer._pending) >= buffer._size:
                     with buffer._lock:
@@ -114,7 +122,16 @@ class TextIOWrapper(io.TextIOWrapper):
             if accepted:
                 self._line_open = not end
             if self.write_through or (self.line_buffering and ("\n" in text or "\r" in text)):
-                buffer.flush()
+                if self._line_open:
+                    # In the middle of a line: nobody else goes on with it, and who does waits for us, and runs after us.
+                    self._flushing = over = Event()
+                    try:
+                        buffer.flush()
+                    finally:
+                        self._flushing = None
+                        over.set()
+                else:
+                    buffer.flush()
             elif end and len(buffer._pending) >= buffer._size:
                 with buffer._lock:
                     buffer._drain(buffer._size - 1)
@@ -125,12 +142,12 @@ class TextIOWrapper(io.TextIOWrapper):
 
     def flush(self) -> None:
         """Write what is pending. Parks. Cancelled, OSError: what was not written is kept."""
-        self.buffer.flush()
+        self._below().flush()
 
     # --- reading
 
     def _check_readable(self) -> None:
-        self.buffer._check_open()
+        self._below()
         if self._decoder is None:
             raise io.UnsupportedOperation("not readable")
 
@@ -140,8 +157,6 @@ class TextIOWrapper(io.TextIOWrapper):
         self._begun = True
         data = self.buffer.read1(size)
         text = self._decoder.decode(data, not data)
-        if not data:
-            self._decoder.reset()  # a tty goes on after its end
         self._text = self._text[self._at :] + text
         self._at = 0
         return bool(data)
@@ -167,7 +182,6 @@ class TextIOWrapper(io.TextIOWrapper):
                 self._begun = True
                 data = self.buffer.read()
                 text = self._text + self._decoder.decode(data, True)
-                self._decoder.reset()
                 self._text = ""
                 return text
             while len(self._text) - self._at < size and self._more(max(TEXT_CHUNK, size - len(self._text))):
@@ -259,12 +273,11 @@ class TextIOWrapper(io.TextIOWrapper):
 
     def close(self) -> None:
         """As the buffer's close: write what is pending, and close the file."""
-        buffer = self.buffer
-        if buffer is None or buffer.closed:
+        if self.closed:  # ValueError if it is detached
             return
         if self._finalizing:
-            buffer.raw._dealloc_warn(self)
-        buffer.close()
+            self.buffer.raw._dealloc_warn(self)
+        self.buffer.close()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(f"cannot pickle {type(self).__name__!r} object")

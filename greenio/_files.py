@@ -289,8 +289,6 @@ def open(
     for value, name in ((encoding, "an encoding"), (errors, "an errors"), (newline, "a newline")):
         if binary and value is not None:
             raise ValueError(f"binary mode doesn't take {name} argument")
-    if buffering < -1:
-        raise ValueError("invalid buffering size")
     if not binary:
         if buffering == 0:
             raise ValueError("can't have unbuffered text I/O")

@@ -914,6 +914,11 @@ cdef dict modes = {
     "r+": ("rb+", True, True), "w+": ("rb+", True, True), "a+": ("ab+", True, True), "x+": ("xb+", True, True)}
 
 
+with io.FileIO(os.devnull, "w+") as _probe:
+    modes["w+"] = (_probe.mode, True, True)    # "rb+" until Python 3.14, "wb+" from then on
+del _probe
+
+
 class FdIO(io.RawIOBase):
     """A raw file on an open descriptor, whose reads and writes park the fiber instead of blocking the OS thread.
 

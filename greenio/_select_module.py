@@ -17,6 +17,12 @@ class HasFileno(Protocol):
     def fileno(self) -> int: ...
 
 
+class SelectsAs(Protocol):
+    """What says itself what it is to select: a process, signals."""
+
+    def __select__(self) -> Selectable: ...
+
+
 _R = TypeVar("_R", bound=int | HasFileno)
 _W = TypeVar("_W", bound=int | HasFileno)
 _X = TypeVar("_X", bound=int | HasFileno)
@@ -127,7 +133,7 @@ class SelectModule(ModuleType):
 
     def __call__(
         self,
-        *cases: Selectable | Case | Fiber[Any] | Future[Any],
+        *cases: Selectable | Case | Fiber[Any] | Future[Any] | SelectsAs,
         timeout: float | None = None,
         default: object = ...,
     ) -> Selected:

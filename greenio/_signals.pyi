@@ -1,11 +1,9 @@
 # What _signals.pyx gives to Python.
 from signal import Signals
 from types import TracebackType
-from typing import Any, Final, Never, Self
+from typing import Never, Self
 
 from greenio._waiting import Selectable
-
-__pyx_capi__: Final[dict[str, Any]]  # what other extension modules import
 
 class SignalSubscription:
     def __init__(self, *args: Never, **kwargs: Never) -> None: ...  # signals makes them

@@ -17,7 +17,6 @@ import sys as _sys
 from collections.abc import Callable as _Callable
 from collections.abc import Iterable as _Iterable
 from collections.abc import Sequence as _Sequence
-from os import *  # noqa: F403
 from typing import Any as _Any
 
 from greenio import subprocess as _subprocess
@@ -26,11 +25,34 @@ from greenio._children import wait_for_child as _wait_for_child
 from greenio._errors import Cancelled as _Cancelled
 from greenio._io import wait_readable as _wait_readable
 from greenio._io import wait_writable as _wait_writable
+from greenio._os_names import *  # noqa: F403
+from greenio._os_names import __all__ as __all__
 from greenio._scheduler import checkpoint as _checkpoint
 from greenio._scheduler import running_scheduler as _running_scheduler
 from greenio._scopes import move_on_after as _move_on_after
 
-__all__ = [*_standard.__all__]
+__all__ = __all__.copy()
+__all__ += [
+    "popen",
+    "read",
+    "readv",
+    "spawnl",
+    "spawnle",
+    "spawnlp",
+    "spawnlpe",
+    "spawnv",
+    "spawnve",
+    "spawnvp",
+    "spawnvpe",
+    "system",
+    "wait",
+    "wait3",
+    "wait4",
+    "waitid",
+    "waitpid",
+    "write",
+    "writev",
+]
 
 _RWF_NOWAIT = 0x8  # linux/fs.h; os.RWF_NOWAIT is there only if libc knows it
 _NOT_NOWAIT = (_errno.EOPNOTSUPP, _errno.EINVAL, _errno.ENOSYS, _errno.EPERM, _errno.ESPIPE)
@@ -109,7 +131,7 @@ def _joined(buffers: _Iterable[_Any], limit: int) -> bytes:
     return bytes(joined)
 
 
-def read(fd: int, length: int, /) -> bytes:  # type: ignore[no-redef]
+def read(fd: int, length: int, /) -> bytes:
     """At most *length* bytes from a descriptor, b"" at its end, as os.read. Parks while there are none.
 
     A descriptor with O_NONBLOCK raises BlockingIOError instead, unless it is a socket: greenio's own have the flag.
@@ -130,7 +152,7 @@ def read(fd: int, length: int, /) -> bytes:  # type: ignore[no-redef]
         _wait_readable(fd)
 
 
-def readv(fd: int, buffers: _Sequence[_Any], /) -> int:  # type: ignore[no-redef]
+def readv(fd: int, buffers: _Sequence[_Any], /) -> int:
     """Read into *buffers* in turn, as os.readv; returns how many bytes. Parks and raises as `read`."""
     _checkpoint()
     if not _waits(fd):
@@ -142,7 +164,7 @@ def readv(fd: int, buffers: _Sequence[_Any], /) -> int:  # type: ignore[no-redef
         _wait_readable(fd)
 
 
-def write(fd: int, data: _Any, /) -> int:  # type: ignore[no-redef]
+def write(fd: int, data: _Any, /) -> int:
     """Write *data* to a descriptor, as os.write: all of it, where the standard would wait for room; parks while there is none.
 
     Interrupted after the first bytes, it returns how many were written, as a system call does that a signal interrupts; Cancelled
@@ -158,7 +180,7 @@ def write(fd: int, data: _Any, /) -> int:  # type: ignore[no-redef]
     return writev(fd, [data])
 
 
-def writev(fd: int, buffers: _Sequence[_Any], /) -> int:  # type: ignore[no-redef]
+def writev(fd: int, buffers: _Sequence[_Any], /) -> int:
     """Write *buffers* one after the other, as os.writev. Parks, returns and raises as `write`."""
     _checkpoint()
     if not _waits(fd):
@@ -200,7 +222,7 @@ def _flags(options: int) -> int:
     return (options & ~_standard.WNOHANG) | _standard.WEXITED
 
 
-def waitpid(pid: int, options: int, /) -> tuple[int, int]:  # type: ignore[no-redef]
+def waitpid(pid: int, options: int, /) -> tuple[int, int]:
     """(pid, status) of a child that has ended, or been stopped or continued, as os.waitpid. Parks until there is one.
 
     Args:
@@ -222,12 +244,12 @@ def waitpid(pid: int, options: int, /) -> tuple[int, int]:  # type: ignore[no-re
     return _wait_for_child(attempt, *_selector(pid), _flags(options))
 
 
-def wait() -> tuple[int, int]:  # type: ignore[no-redef]
+def wait() -> tuple[int, int]:
     """(pid, status) of any child that has ended. As waitpid(-1, 0)."""
     return waitpid(-1, 0)
 
 
-def wait4(pid: int, options: int) -> tuple[int, int, _Any]:  # type: ignore[no-redef]
+def wait4(pid: int, options: int) -> tuple[int, int, _Any]:
     """As waitpid, with the resources that the child has used as a third value."""
     if options & _standard.WNOHANG:
         _checkpoint()
@@ -240,12 +262,12 @@ def wait4(pid: int, options: int) -> tuple[int, int, _Any]:  # type: ignore[no-r
     return _wait_for_child(attempt, *_selector(pid), _flags(options))
 
 
-def wait3(options: int) -> tuple[int, int, _Any]:  # type: ignore[no-redef]
+def wait3(options: int) -> tuple[int, int, _Any]:
     """As wait4(-1, options)."""
     return wait4(-1, options)
 
 
-def waitid(idtype: int, id: int, options: int, /) -> "_standard.waitid_result | None":  # type: ignore[no-redef]
+def waitid(idtype: int, id: int, options: int, /) -> "_standard.waitid_result | None":
     """What has happened to a child, as os.waitid. Parks until something has.
 
     Args:
@@ -286,7 +308,7 @@ def _kill_and_reap(pid: int) -> None:
         scheduler.outside_call(-1)
 
 
-def system(command: "_standard.PathLike[_Any] | str | bytes") -> int:  # type: ignore[no-redef]
+def system(command: "_standard.PathLike[_Any] | str | bytes") -> int:
     """Run a command in the shell, and return its wait status (see waitstatus_to_exitcode), as os.system. Parks until it has ended.
 
     Unlike the C function it does not ignore SIGINT and SIGQUIT meanwhile: other fibers may want them.
@@ -315,7 +337,7 @@ def system(command: "_standard.PathLike[_Any] | str | bytes") -> int:  # type: i
         raise
 
 
-def popen(cmd: str, mode: str = "r", buffering: int = -1) -> _Any:  # type: ignore[no-redef]
+def popen(cmd: str, mode: str = "r", buffering: int = -1) -> _Any:
     """A text file from, or with mode "w" to, a command of the shell's, as os.popen. Its calls park.
 
     close() waits for the command, and returns None for status 0, else the status << 8 (a signal's negated number likewise).
@@ -360,41 +382,41 @@ _Path = _Any
 _Arguments = _Sequence[_Any]
 
 
-def spawnv(mode: int, file: _Path, args: _Arguments) -> int:  # type: ignore[no-redef]
+def spawnv(mode: int, file: _Path, args: _Arguments) -> int:
     """As os.spawnv. With P_WAIT it parks until the program has ended; cancelled then, the process is killed and reaped."""
     return _spawn(_standard.spawnv, mode, file, args)
 
 
-def spawnve(mode: int, file: _Path, args: _Arguments, env: _Any) -> int:  # type: ignore[no-redef]
+def spawnve(mode: int, file: _Path, args: _Arguments, env: _Any) -> int:
     """As os.spawnve; see spawnv."""
     return _spawn(_standard.spawnve, mode, file, args, env)
 
 
-def spawnvp(mode: int, file: _Path, args: _Arguments) -> int:  # type: ignore[no-redef]
+def spawnvp(mode: int, file: _Path, args: _Arguments) -> int:
     """As os.spawnvp; see spawnv."""
     return _spawn(_standard.spawnvp, mode, file, args)
 
 
-def spawnvpe(mode: int, file: _Path, args: _Arguments, env: _Any) -> int:  # type: ignore[no-redef]
+def spawnvpe(mode: int, file: _Path, args: _Arguments, env: _Any) -> int:
     """As os.spawnvpe; see spawnv."""
     return _spawn(_standard.spawnvpe, mode, file, args, env)
 
 
-def spawnl(mode: int, file: _Path, *args: _Any) -> int:  # type: ignore[no-redef]
+def spawnl(mode: int, file: _Path, *args: _Any) -> int:
     """As os.spawnl; see spawnv."""
     return spawnv(mode, file, args)
 
 
-def spawnle(mode: int, file: _Path, *args: _Any) -> int:  # type: ignore[no-redef]
+def spawnle(mode: int, file: _Path, *args: _Any) -> int:
     """As os.spawnle, the environment last; see spawnv."""
     return spawnve(mode, file, args[:-1], args[-1])
 
 
-def spawnlp(mode: int, file: _Path, *args: _Any) -> int:  # type: ignore[no-redef]
+def spawnlp(mode: int, file: _Path, *args: _Any) -> int:
     """As os.spawnlp; see spawnv."""
     return spawnvp(mode, file, args)
 
 
-def spawnlpe(mode: int, file: _Path, *args: _Any) -> int:  # type: ignore[no-redef]
+def spawnlpe(mode: int, file: _Path, *args: _Any) -> int:
     """As os.spawnlpe, the environment last; see spawnv."""
     return spawnvpe(mode, file, args[:-1], args[-1])

@@ -25,6 +25,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, CompletedProcess, SubprocessError, TimeoutExpired
 from typing import TYPE_CHECKING, Any, AnyStr
 
@@ -32,7 +33,7 @@ from greenio._children import Pidfd, open_pidfd, wait_for_change, watch_children
 from greenio._files import layers
 from greenio._io import FdIO, notify_closing, wait_readable
 from greenio._scheduler import checkpoint, running_scheduler, yield_now
-from greenio._scopes import move_on_after
+from greenio._scopes import move_on_after, shield
 from greenio._select import Mapped, readable, select, writable
 from greenio._sync import Event
 from greenio._waiting import Selectable
@@ -253,6 +254,7 @@ class Popen(_standard.Popen[AnyStr]):
     _our_ends: Sequence[int] = ()  # descriptors of stdin, stdout, stderr that are no file yet; -1: none
 
     if TYPE_CHECKING:
+        _found: list[Any]  # what communicate has taken from stdout and stderr
         encoding: str | None
         errors: str | None
         text_mode: Any
@@ -295,6 +297,7 @@ class Popen(_standard.Popen[AnyStr]):
                     "no fibers run on this OS thread: start the process inside greenio.run(main), or use the standard subprocess module"
                 )
             checkpoint()
+            self._found = [None, None]
             self._parent = os.getpid()
             self._wanted_bufsize = bufsize
             try:
@@ -507,8 +510,16 @@ class Popen(_standard.Popen[AnyStr]):
             self.wait(None if deadline is None else deadline - _now())
         except TimeoutExpired:
             raise self._expired(timeout) from None
-        found = [None if file is None else self._rest_of(file) for file in (self.stdout, self.stderr)]
-        self._result = (found[0], found[1])
+        # Both pipes have ended, so nothing waits from here on; but locks are checkpoints, and what is taken must arrive.
+        with nullcontext() if running_scheduler() is None else shield():
+            if self.stdout is not None and self._found[0] is None:
+                self._found[0] = self._rest_of(self.stdout)
+            if self.stderr is not None and self._found[1] is None:
+                self._found[1] = self._rest_of(self.stderr)
+            for file in (self.stdout, self.stderr):
+                if file is not None:
+                    file.close()
+            self._result = (self._found[0], self._found[1])
         return self._result
 
     def _begin_to_write(self, input: Any) -> None:
@@ -579,13 +590,10 @@ class Popen(_standard.Popen[AnyStr]):
         return TimeoutExpired(self.args, timeout, output=parts[0], stderr=parts[1])
 
     def _rest_of(self, file: Any) -> Any:
-        # Never waits: the pipe has ended. What somebody had read before, into a buffer, comes first, and is decoded with the rest.
+        # What somebody had read before, into a buffer, comes first, and is decoded with the rest.
         if file.closed:
             return "" if self.text_mode else b""
-        try:
-            return file.read()
-        finally:
-            file.close()
+        return file.read()
 
     def send_signal(self, sig: int) -> None:
         """Send a signal to the process, and to no other: through its pidfd, where there is one. Does nothing if it has ended.

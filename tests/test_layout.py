@@ -75,6 +75,7 @@ LAYERS: list[tuple[str, str, object]] = [
     ("I/O", "_connect", ALL),
     ("I/O", "_server", ALL),
     ("I/O", "subprocess", ALL),
+    ("I/O", "_os_names", []),
     ("I/O", "os", ALL),
     ("I/O", "_select_module", ALL),
     ("I/O", "select", ALL),

@@ -24,6 +24,7 @@ def leaves_no_child():
     with pytest.raises(ChildProcessError):
         found = standard.waitpid(-1, standard.WNOHANG)
         pytest.fail(f"a child was left behind: {found}")
+    wait_for_watchers()  # nothing is left to wait for
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def wait_for_watchers():
 def test_every_name_of_the_standard_module_is_there():
     for name in dir(standard):
         assert hasattr(os, name), name
-    assert os.__all__ == standard.__all__
+    assert sorted(os.__all__) == sorted(standard.__all__)
     assert os.getpid is standard.getpid
     assert os.path is standard.path
     with pytest.raises(AttributeError):
@@ -317,7 +318,7 @@ def test_a_forked_child_is_waited_for_and_waits_for_its_own():
             assert greenio.os.waitpid(sleeper, 0) == (sleeper, 9)
 
         greenio.run(main)
-    """)
+    """, flags=("-W", "ignore::DeprecationWarning"))  # fmt: skip  # 3.12 and later: of fork beside OS threads
 
 
 # --- system, popen, spawn --------------------------------------------------------------------------------------------
@@ -339,6 +340,7 @@ def test_system_parks_and_returns_the_status():
     greenio.run(main)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # 3.12 and later: spawn forks, maybe beside OS threads
 @pytest.mark.parametrize(
     "call", [lambda: os.system("exec sleep 1000"), lambda: os.spawnlp(os.P_WAIT, "sleep", "sleep", "1000")]
 )
@@ -376,6 +378,7 @@ def test_popen_reads_and_writes_and_says_the_status(tmp_path):
     greenio.run(main)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_spawn_family_waits_by_parking():
     def main():
         assert os.spawnv(os.P_WAIT, "/bin/sh", ["sh", "-c", "exit 3"]) == 3

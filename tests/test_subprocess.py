@@ -31,6 +31,9 @@ def leaves_no_child():
     with pytest.raises(ChildProcessError):
         found = os.waitpid(-1, os.WNOHANG)
         pytest.fail(f"a child was left behind: {found}")
+    for thread in threading.enumerate():
+        if thread.name.startswith("greenio wait for"):
+            thread.join()  # nothing is left to wait for
 
 
 @pytest.fixture
@@ -256,6 +259,11 @@ def test_timeouts_are_on_the_runs_clock():
             # What run() has to kill is reaped all the same, though that takes real time.
             with pytest.raises(subprocess.TimeoutExpired):
                 subprocess.run(SLEEP, timeout=3)
+        with greenio.move_on_after(5) as scope:
+            subprocess.run(SLEEP)
+        assert scope.cancelled_caught
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
 
     greenio.run(main, clock=VirtualClock())
 
@@ -419,7 +427,8 @@ def test_a_reused_pid_is_not_hit():
         process.pid = bystander.pid  # as if the number had been given to another one
         process._internal_poll = lambda *_: None
         process.kill()
-        assert bystander.poll() is None
+        with pytest.raises(subprocess.TimeoutExpired):
+            bystander.wait(0.05)  # a killed one would be gone by then
     finally:
         del process._internal_poll
         process.returncode = 0
@@ -492,6 +501,24 @@ def test_communicate_loses_nothing_when_cancelled():
         del scope
 
 
+@pytest.mark.parametrize("text", [False, True])
+@in_fibers
+def test_communicate_loses_nothing_when_cancelled_at_its_very_end(text):
+    scope = greenio.CancelScope()
+
+    class Cancelling(subprocess.Popen):
+        def wait(self, timeout=None):
+            status = super().wait(timeout)
+            scope.cancel()
+            return status
+
+    process = Cancelling(["sh", "-c", "echo out; echo error >&2"], stdout=-1, stderr=-1, text=text)
+    with scope:
+        process.communicate()
+    wanted = ("out\n", "error\n")
+    assert process.communicate() == (wanted if text else tuple(part.encode() for part in wanted))
+
+
 @in_fibers
 def test_what_communicate_has_read_before_a_timeout_is_there_for_other_readers():
     with running(["sh", "-c", "echo one; echo two; exec sleep 1000"], stdout=-1, text=True) as process:
@@ -510,9 +537,10 @@ def test_what_was_read_ahead_before_communicate_is_not_lost():
         process.stdin.write(text[:10])
         process.stdin.flush()
         assert process.stdout.readline() == "näin\n"
-        process.stdin.write(text[10:])  # may still be in a buffer
+        process.stdin.write(text[10:])
+        process.stdin.write("still in a buffer ")
         out, _ = process.communicate("the end")
-        assert "näin\n" + out == text + "the end"
+        assert "näin\n" + out == text + "still in a buffer the end"
 
 
 @in_fibers
@@ -808,7 +836,7 @@ def test_the_interpreter_ends_quietly_with_a_process_running():
         kept = greenio.run(lambda: subprocess.Popen(["sleep", "1000"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
         print(kept.pid)
         """,
-        flags=(),
+        flags=("-W", "ignore::ResourceWarning"),  # which debug builds show
     )
     os.kill(int(done.stdout), signal.SIGKILL)
     assert done.stderr == ""
