@@ -10,7 +10,7 @@ import io
 import os
 import stat
 from collections.abc import Callable
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, Literal, TextIO, overload
+from typing import IO, Any, BinaryIO, Literal, TextIO, overload
 
 from greenio._file_buffers import BufferedRandom, BufferedReader, BufferedWriter
 from greenio._file_text import DiskText, TextIOWrapper
@@ -19,8 +19,9 @@ from greenio._scheduler import running_scheduler
 from greenio._threads import to_thread
 from greenio._time import sleep
 
-if TYPE_CHECKING:
-    from _typeshed import FileDescriptorOrPath, OpenBinaryMode, OpenTextMode
+_File = int | str | bytes | os.PathLike[str] | os.PathLike[bytes]
+_TextMode = Literal["r", "w", "a", "x", "r+", "w+", "a+", "x+", "rt", "wt", "at", "xt", "r+t", "w+t", "rt+", "wt+"]
+_BinaryMode = Literal["rb", "wb", "ab", "xb", "r+b", "w+b", "a+b", "x+b", "rb+", "wb+", "ab+", "xb+", "br", "bw", "ba"]
 
 DISK_BUFFER = 128 * 1024  # bytes: each refill may cost a call in another OS thread
 FIRST_PAUSE = 0.001  # seconds between looks at whether a FIFO has a reader; doubled up to
@@ -202,8 +203,8 @@ def layers(
 
 @overload
 def open(
-    file: "FileDescriptorOrPath",
-    mode: "OpenTextMode" = "r",
+    file: _File,
+    mode: _TextMode = "r",
     buffering: int = -1,
     encoding: str | None = None,
     errors: str | None = None,
@@ -213,8 +214,8 @@ def open(
 ) -> TextIO: ...
 @overload
 def open(  # type: ignore[overload-overlap]
-    file: "FileDescriptorOrPath",
-    mode: "OpenBinaryMode",
+    file: _File,
+    mode: _BinaryMode,
     buffering: Literal[0],
     encoding: None = None,
     errors: None = None,
@@ -224,8 +225,8 @@ def open(  # type: ignore[overload-overlap]
 ) -> FdIO: ...
 @overload
 def open(
-    file: "FileDescriptorOrPath",
-    mode: "OpenBinaryMode",
+    file: _File,
+    mode: _BinaryMode,
     buffering: int = -1,
     encoding: None = None,
     errors: None = None,
@@ -235,7 +236,7 @@ def open(
 ) -> BinaryIO: ...
 @overload
 def open(
-    file: "FileDescriptorOrPath",
+    file: _File,
     mode: str,
     buffering: int = -1,
     encoding: str | None = None,

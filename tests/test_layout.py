@@ -68,9 +68,7 @@ LAYERS: list[tuple[str, str, object]] = [
     ("I/O", "_file_text", ALL),
     ("I/O", "_files", ALL),
     ("I/O", "subprocess", ALL),
-    ("I/O", "_select_module", ALL),
-    ("I/O", "select", ALL),
-    ("I/O", "selectors", ALL),
+    ("I/O", "*select*", ALL),  # the module's type and the module name each other
     ("I/O", "time", ALL),
     ("I/O", "queue", ALL),
     ("I/O", "threading", ALL),
