@@ -10,7 +10,7 @@ import io
 import os
 import stat
 from collections.abc import Callable
-from typing import IO, Any, BinaryIO, Literal, TextIO, overload
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Literal, TextIO, overload
 
 from greenio._file_buffers import BufferedRandom, BufferedReader, BufferedWriter
 from greenio._file_text import DiskText, TextIOWrapper
@@ -20,8 +20,11 @@ from greenio._threads import to_thread
 from greenio._time import sleep
 
 _File = int | str | bytes | os.PathLike[str] | os.PathLike[bytes]
-_TextMode = Literal["r", "w", "a", "x", "r+", "w+", "a+", "x+", "rt", "wt", "at", "xt", "r+t", "w+t", "rt+", "wt+"]
-_BinaryMode = Literal["rb", "wb", "ab", "xb", "r+b", "w+b", "a+b", "x+b", "rb+", "wb+", "ab+", "xb+", "br", "bw", "ba"]
+if TYPE_CHECKING:
+    _TextMode = Literal["r", "w", "a", "x", "r+", "w+", "a+", "x+", "rt", "wt", "at", "xt", "r+t", "w+t", "rt+", "wt+"]
+    _BinaryMode = Literal[
+        "rb", "wb", "ab", "xb", "r+b", "w+b", "a+b", "x+b", "rb+", "wb+", "ab+", "xb+", "br", "bw", "ba"
+    ]
 
 DISK_BUFFER = 128 * 1024  # bytes: each refill may cost a call in another OS thread
 FIRST_PAUSE = 0.001  # seconds between looks at whether a FIFO has a reader; doubled up to
@@ -204,7 +207,7 @@ def layers(
 @overload
 def open(
     file: _File,
-    mode: _TextMode = "r",
+    mode: "_TextMode" = "r",
     buffering: int = -1,
     encoding: str | None = None,
     errors: str | None = None,
@@ -215,7 +218,7 @@ def open(
 @overload
 def open(  # type: ignore[overload-overlap]
     file: _File,
-    mode: _BinaryMode,
+    mode: "_BinaryMode",
     buffering: Literal[0],
     encoding: None = None,
     errors: None = None,
@@ -226,7 +229,7 @@ def open(  # type: ignore[overload-overlap]
 @overload
 def open(
     file: _File,
-    mode: _BinaryMode,
+    mode: "_BinaryMode",
     buffering: int = -1,
     encoding: None = None,
     errors: None = None,
