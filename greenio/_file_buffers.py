@@ -10,15 +10,12 @@ import io
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from greenio._io import FdIO
 from greenio._scheduler import running_scheduler
 from greenio._scopes import shield
 from greenio._sync import RLock
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer, WriteableBuffer
 
 
 def uncancelled() -> AbstractContextManager[object]:
@@ -43,6 +40,9 @@ class _Buffered:
         self._lock = RLock()
         self._ahead = bytearray()
         self._pending = bytearray()
+        self._takes_all = (
+            False  # whatever is written is accepted, and flush does nothing: text is handed over, and nothing parks
+        )
         self._whole = whole  # calls to the raw file are not cancelled: DiskText is on top
 
     def _raw_call(self, fn: Callable[..., Any], *args: Any) -> Any:
@@ -92,8 +92,11 @@ class _Buffered:
             size = -1
         if size < -1:
             raise ValueError("read length must be non-negative or -1")
-        if 0 < size <= len(self._ahead) and not self._lock.locked():
-            return self._take(size)
+        ahead = self._ahead
+        if 0 < size <= len(ahead) and not self._lock.locked():
+            data = bytes(ahead[:size])
+            del ahead[:size]
+            return data
         self._check_readable()
         with self._lock:
             self._drain()
@@ -118,14 +121,14 @@ class _Buffered:
                 self._more(max(self._size, size))
             return self._take(size)
 
-    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+    def readinto(self, buffer: Any, /) -> int:
         """As read, into *buffer*; how many bytes."""
         with memoryview(buffer) as view, view.cast("B") as plain:
             data = self.read(len(plain))
             plain[: len(data)] = data
             return len(data)
 
-    def readinto1(self, buffer: "WriteableBuffer", /) -> int:
+    def readinto1(self, buffer: Any, /) -> int:
         """As read1, into *buffer*; how many bytes."""
         with memoryview(buffer) as view, view.cast("B") as plain:
             data = self.read1(len(plain))
@@ -179,16 +182,12 @@ class _Buffered:
             self.raw.seek(-len(self._ahead), os.SEEK_CUR)
             self._ahead.clear()
 
-    def _append(self, data: bytes) -> None:
-        """Accept *data*, however much is pending, without parking. For text, which sees to it that it is drained."""
-        self._pending += data
-
     def _check_writable(self) -> None:
         self._check_open()
         if not self.raw.writable():
             raise io.UnsupportedOperation("not writable")
 
-    def write(self, data: "ReadableBuffer", /) -> int:
+    def write(self, data: Any, /) -> int:
         """Accept *data*: all of it, in one piece. Parks for room while the buffer is full.
 
         Returns:
@@ -200,7 +199,9 @@ class _Buffered:
         self._check_writable()
         with memoryview(data) as view, view.cast("B") as plain:
             size = len(plain)
-            if len(self._pending) + size <= self._size and not self._ahead and not self._lock.locked():
+            if self._takes_all or (
+                len(self._pending) + size <= self._size and not self._ahead and not self._lock.locked()
+            ):
                 self._pending += plain
                 return size
             accepted = 0
@@ -226,7 +227,7 @@ class _Buffered:
             Cancelled, OSError: what was not written is kept for the next flush.
         """
         self._check_open()
-        if self._pending or self._lock.locked():
+        if (self._pending or self._lock.locked()) and not self._takes_all:
             with self._lock:
                 self._drain()
 

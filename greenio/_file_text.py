@@ -1,7 +1,8 @@
 """Text on the buffers of _file_buffers.py: what greenio.open returns for text files.
 
-Text of pipes, ttys and sockets, and all text that is only written, is done by TextIOWrapper, in Python. Text read from disk keeps the
-standard C implementation (its position cookies, its speed) in DiskText: nothing is cancelled inside of it, for disks answer.
+Text of pipes, ttys and sockets, and all text that is only written, is TextIOWrapper's. The standard class encodes for it, into a buffer
+that takes everything and does not park meanwhile; reading is done here, in Python. Text that is read from a disk keeps the standard
+implementation (its position cookies, its speed) in DiskText: nothing is cancelled inside of it, for disks answer.
 
 A print makes two writes, the text and the newline. So that lines of many fibers stay whole, TextIOWrapper parks only before the first
 character of a line and after the last.
@@ -19,6 +20,9 @@ from greenio._file_buffers import BufferedRandom, BufferedReader, BufferedWriter
 from greenio._sync import Event, RLock
 
 TEXT_CHUNK = 8192  # bytes that text asks of its buffer at once
+
+standard_write = io.TextIOWrapper.write
+standard_readline = io.TextIOWrapper.readline
 
 
 class TextIOWrapper(io.TextIOWrapper):
@@ -48,15 +52,12 @@ class TextIOWrapper(io.TextIOWrapper):
         self._begun = False  # anything was read
         self._line_open = False  # the last character written was not a newline
         self._flushing: Event | None = None  # set when a flush in the middle of a line, under way, is over
-        self._make_coders()
+        self._through = line_buffering or write_through
+        self._below_me = buffer
+        self._make_decoder()
 
-    def _make_coders(self) -> None:
-        self._encoder: codecs.IncrementalEncoder | None = None
+    def _make_decoder(self) -> None:
         self._decoder: codecs.IncrementalDecoder | io.IncrementalNewlineDecoder | None = None
-        if self.buffer.writable():
-            self._encoder = codecs.getincrementalencoder(self.encoding)(self.errors or "strict")
-            if self.buffer.seekable() and self.buffer.tell():
-                self._encoder.setstate(0)  # no byte order mark in the middle
         if self.buffer.readable():
             self._decoder = codecs.getincrementaldecoder(self.encoding)(self.errors or "strict")
             if not self._newline:
@@ -82,7 +83,8 @@ class TextIOWrapper(io.TextIOWrapper):
         if "newline" in changes:
             self._newline = changes["newline"]
         if changes.keys() & {"encoding", "errors", "newline"}:
-            self._make_coders()
+            self._make_decoder()
+        self._through = self.line_buffering or self.write_through
 
     # --- writing
 
@@ -95,44 +97,27 @@ class TextIOWrapper(io.TextIOWrapper):
             Cancelled, OSError: `characters_written` (the exception's attribute) is 0 if *text* was not accepted, and its length if it
                 was and only the flush failed: then it is in the buffer.
         """
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        buffer = self._below()
-        encoder = self._encoder
-        if encoder is None:
-            raise io.UnsupportedOperation("not writable")
+        buffer = self._below_me
         accepted = 0
         try:
             while (other := self._flushing) is not None:
                 other.wait()
-                buffer._check_open()
-            if not self._line_open:
-                while len(buffer._pending) >= buffer._size:
-                    with buffer._lock:
+            if len(buffer._pending) >= buffer._size and not self._line_open:
+                with buffer._lock:
+                    while len(buffer._pending) >= buffer._size:
+                        buffer._check_open()
                         buffer._drain()
-                    buffer._check_open()
-            end = text.endswith("\n")
-            if self._newline and self._newline != "\n":
-                data = encoder.encode(text.replace("\n", self._newline))
-            else:
-                data = encoder.encode(text)
             # From here to the end of the line nothing parks: another fiber's text would come in between.
-            buffer._append(data)
-            accepted = len(text)
-            if accepted:
-                self._line_open = not end
-            if self.write_through or (self.line_buffering and ("\n" in text or "\r" in text)):
-                if self._line_open:
-                    # In the middle of a line: nobody else goes on with it, and who does waits for us, and runs after us.
-                    self._flushing = over = Event()
-                    try:
-                        buffer.flush()
-                    finally:
-                        self._flushing = None
-                        over.set()
-                else:
-                    buffer.flush()
-            elif end and len(buffer._pending) >= buffer._size:
+            buffer._takes_all = True
+            try:
+                accepted = standard_write(self, text)
+            finally:
+                buffer._takes_all = False
+            if text:
+                self._line_open = text[-1:] != "\n"
+            if self._through and (self.write_through or "\n" in text or "\r" in text):
+                self._flush_line()
+            elif len(buffer._pending) >= buffer._size and not self._line_open:
                 with buffer._lock:
                     buffer._drain(buffer._size - 1)
         except BaseException as error:
@@ -140,9 +125,31 @@ class TextIOWrapper(io.TextIOWrapper):
             raise
         return accepted
 
+    def _flush_line(self) -> None:
+        if not self._line_open:
+            self.flush()
+            return
+        # In the middle of a line: nobody else goes on with it. Who tries to waits for us, and runs after us.
+        self._flushing = over = Event()
+        try:
+            self.flush()
+        finally:
+            self._flushing = None
+            over.set()
+
+    def _hand_over(self) -> None:
+        """What the standard class has encoded, to the buffer, without parking."""
+        buffer = self._below_me
+        buffer._takes_all = True
+        try:
+            super().flush()
+        finally:
+            buffer._takes_all = False
+
     def flush(self) -> None:
         """Write what is pending. Parks. Cancelled, OSError: what was not written is kept."""
-        self._below().flush()
+        self._hand_over()
+        self._below_me.flush()
 
     # --- reading
 
@@ -236,48 +243,16 @@ class TextIOWrapper(io.TextIOWrapper):
                 self._held.clear()
             return line
 
-    # --- position, where there is one: in files that are only written
-
-    def tell(self) -> int:
-        """The position, for seek. Parks to flush."""
-        if self._decoder is not None or not self.seekable():
-            raise io.UnsupportedOperation("underlying stream is not seekable")
-        self.flush()
-        return self.buffer.tell()
-
-    def seek(self, cookie: int, whence: int = os.SEEK_SET, /) -> int:
-        """Move to where tell was called, or with whence 2 and 0 to the end; returns the position. Parks to flush."""
-        if self._decoder is not None or not self.seekable():
-            raise io.UnsupportedOperation("underlying stream is not seekable")
-        if whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END):
-            raise ValueError(f"invalid whence ({whence}, should be 0, 1 or 2)")
-        if whence != os.SEEK_SET and cookie:
-            kind = "cur" if whence == os.SEEK_CUR else "end"
-            raise io.UnsupportedOperation(f"can't do nonzero {kind}-relative seeks")
-        if cookie < 0:
-            raise ValueError(f"negative seek position {cookie!r}")
-        self.flush()
-        position = self.buffer.seek(cookie, whence)
-        self._line_open = False
-        if self._encoder is not None:
-            if position:
-                self._encoder.setstate(0)
-            else:
-                self._encoder.reset()
-        return position
-
-    def truncate(self, size: int | None = None, /) -> int:
-        """Cut or extend the file to *size* bytes, the position unless given; returns the size. Parks."""
-        self.flush()
-        return self.buffer.truncate(size)
-
     def close(self) -> None:
         """As the buffer's close: write what is pending, and close the file."""
         if self.closed:  # ValueError if it is detached
             return
         if self._finalizing:
             self.buffer.raw._dealloc_warn(self)
-        self.buffer.close()
+        try:
+            self._hand_over()
+        finally:
+            self._below_me.close()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(f"cannot pickle {type(self).__name__!r} object")
@@ -303,8 +278,12 @@ class DiskText(io.TextIOWrapper):
 
     def readline(self, size: int | None = -1, /) -> str:  # type: ignore[override]
         """Up to and with the next line end, at most *size* characters. Parks."""
-        with self._lock:
-            return super().readline(-1 if size is None else size)
+        lock = self._lock
+        lock.acquire()
+        try:
+            return standard_readline(self, -1 if size is None else size)
+        finally:
+            lock.release()
 
     def write(self, text: str, /) -> int:
         """Write *text*, in one piece. Parks when the buffer is full."""

@@ -19,8 +19,12 @@ from greenio._scheduler import running_scheduler
 from greenio._threads import to_thread
 from greenio._time import sleep
 
+_File = int | str | bytes | os.PathLike[str] | os.PathLike[bytes]
 if TYPE_CHECKING:
-    from _typeshed import FileDescriptorOrPath, OpenBinaryMode, OpenTextMode
+    _TextMode = Literal["r", "w", "a", "x", "r+", "w+", "a+", "x+", "rt", "wt", "at", "xt", "r+t", "w+t", "rt+", "wt+"]
+    _BinaryMode = Literal[
+        "rb", "wb", "ab", "xb", "r+b", "w+b", "a+b", "x+b", "rb+", "wb+", "ab+", "xb+", "br", "bw", "ba"
+    ]
 
 DISK_BUFFER = 128 * 1024  # bytes: each refill may cost a call in another OS thread
 FIRST_PAUSE = 0.001  # seconds between looks at whether a FIFO has a reader; doubled up to
@@ -202,8 +206,8 @@ def layers(
 
 @overload
 def open(
-    file: "FileDescriptorOrPath",
-    mode: "OpenTextMode" = "r",
+    file: _File,
+    mode: "_TextMode" = "r",
     buffering: int = -1,
     encoding: str | None = None,
     errors: str | None = None,
@@ -213,8 +217,8 @@ def open(
 ) -> TextIO: ...
 @overload
 def open(  # type: ignore[overload-overlap]
-    file: "FileDescriptorOrPath",
-    mode: "OpenBinaryMode",
+    file: _File,
+    mode: "_BinaryMode",
     buffering: Literal[0],
     encoding: None = None,
     errors: None = None,
@@ -224,8 +228,8 @@ def open(  # type: ignore[overload-overlap]
 ) -> FdIO: ...
 @overload
 def open(
-    file: "FileDescriptorOrPath",
-    mode: "OpenBinaryMode",
+    file: _File,
+    mode: "_BinaryMode",
     buffering: int = -1,
     encoding: None = None,
     errors: None = None,
@@ -235,7 +239,7 @@ def open(
 ) -> BinaryIO: ...
 @overload
 def open(
-    file: "FileDescriptorOrPath",
+    file: _File,
     mode: str,
     buffering: int = -1,
     encoding: str | None = None,

@@ -939,6 +939,9 @@ class FdIO(io.RawIOBase):
         ValueError: the mode is none.
     """
 
+    name = None       # each has its own
+    mode = "rb"
+
     def __init__(self, fd, mode="r", *, closefd=True, name=None, nonblocking=False):
         if isinstance(fd, float) or not isinstance(fd, int):
             raise TypeError(f"a descriptor is an int, not {fd!r}")

@@ -345,14 +345,15 @@ def expected_lines(fibers: int, count: int) -> list[str]:
     return sorted(made)
 
 
-@pytest.mark.parametrize("buffering", [-1, 1, 50])
+@pytest.mark.parametrize(("buffering", "through"), [(-1, False), (1, False), (50, False), (-1, True)])
 @fibers
-def test_a_hundred_fibers_print_to_one_pipe_and_lines_stay_whole(buffering: int) -> None:
+def test_a_hundred_fibers_print_to_one_pipe_and_lines_stay_whole(buffering: int, through: bool) -> None:
     ends = os.pipe()
     with greenio.open(ends[0]) as reader:
         got: list[str] = []
         reading = spawn(lambda: got.extend(reader))
         with greenio.open(ends[1], "w", buffering) as writer:
+            writer.reconfigure(write_through=through)
             printing = [spawn(prints, writer, fiber, 30) for fiber in range(100)]
             for fiber in printing:
                 fiber.result()

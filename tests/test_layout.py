@@ -77,9 +77,7 @@ LAYERS: list[tuple[str, str, object]] = [
     ("I/O", "subprocess", ALL),
     ("I/O", "_os_names", []),
     ("I/O", "os", ALL),
-    ("I/O", "_select_module", ALL),
-    ("I/O", "select", ALL),
-    ("I/O", "selectors", ALL),
+    ("I/O", "*select*", ALL),  # the module's type and the module name each other
     ("I/O", "time", ALL),
     ("I/O", "queue", ALL),
     ("I/O", "threading", ALL),
