@@ -1,10 +1,12 @@
 # What _socket.pyx gives to Python: the part of a socket that greenio.socket.socket adds names and addresses to.
 import _socket as standard
-from typing import Any, Self, overload
+from typing import Any, Final, Self, overload
 
 from _typeshed import ReadableBuffer, WriteableBuffer
 
 from greenio.socket import socket
+
+__pyx_capi__: Final[dict[str, Any]]  # what other extension modules import
 
 class SocketCore:
     _io_refs: int
