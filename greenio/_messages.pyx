@@ -131,7 +131,7 @@ cdef extern from "Python.h":
 cdef enum:
     SCRATCH_BYTES = 128 * 1024
     BESIDE_THE_DATA = MSG_OOB | MSG_ERRQUEUE
-    CONTROL_BYTES = 512               # of ancillary data that need no memory of their own
+    CONTROL_WORDS = 64                # of ancillary data that need no memory of their own, aligned as the kernel aligns them
     FILE_BYTES = 1024 * 1024          # of one sendfile call: others get their turn between two
     PIECE_BYTES = 8192                # of a file that sendfile cannot read
     CANNOT = -1                       # sendfile does not take these two
@@ -229,7 +229,7 @@ cdef object sender_of(sockaddr_storage *storage, socklen_t length):
 # --- messages --------------------------------------------------------------------------------------------------------
 
 
-cdef class Buffers:
+cdef class _Buffers:
     # Python buffers as the kernel's vector of them; held until it goes.
     cdef Py_buffer *views
     cdef iovec *vector
@@ -493,7 +493,7 @@ cdef class MessageCore(SocketCore):
         cdef iovec whole
         cdef size_t vectors = message.msg_iovlen
         cdef Watch watch = self.watch_to_wait(scheduler)
-        cdef Buffers kept = Buffers()
+        cdef _Buffers kept = _Buffers()
         # What is left of them moves along in `vector`: a copy shows where all of them are.
         kept.vector = <iovec *>PyMem_Malloc((vectors + 1) * sizeof(iovec))
         if kept.vector is NULL:
@@ -576,7 +576,7 @@ cdef class MessageCore(SocketCore):
         cdef iovec vector
         cdef sockaddr_storage address
         cdef Py_ssize_t count
-        cdef Buffers into = Buffers()
+        cdef _Buffers into = _Buffers()
         try:
             into.take([buffer], PyBUF_WRITABLE)
         except (BufferError, TypeError):
@@ -627,7 +627,7 @@ cdef class MessageCore(SocketCore):
             TimeoutError, Cancelled, OSError: as recvmsg; the buffers are as they were.
         """
         cdef Scheduler scheduler = current_scheduler_or_raise()
-        cdef Buffers into = Buffers()
+        cdef _Buffers into = _Buffers()
         cdef list pieces = listed(buffers, "recvmsg_into() argument 1 must be an iterable")
         try:
             into.take(pieces, PyBUF_WRITABLE)
@@ -644,13 +644,13 @@ cdef class MessageCore(SocketCore):
         # `room`: what to make the result's bytes of; None: they are where `vector` says.
         cdef msghdr message
         cdef sockaddr_storage address
-        cdef char own[CONTROL_BYTES]
-        cdef char *control = own
+        cdef size_t own[CONTROL_WORDS]
+        cdef char *control = <char *>own
         cdef Py_ssize_t count
         if not 0 <= control_size <= 0x7fffffff:
             raise ValueError("invalid ancillary data buffer length")
         begin(&message, vector, vectors, &address)
-        if control_size > CONTROL_BYTES:
+        if control_size > <Py_ssize_t>sizeof(own):
             control = <char *>PyMem_Malloc(control_size)
             if control is NULL:
                 raise MemoryError()
@@ -670,7 +670,7 @@ cdef class MessageCore(SocketCore):
                 close_received(&message)
                 raise
         finally:
-            if control is not own:
+            if control is not <char *>own:
                 PyMem_Free(control)
         scheduler.spend()
         return result
@@ -728,6 +728,7 @@ cdef class MessageCore(SocketCore):
         cdef Aside aside = None
         cdef Watch watch = None
         cdef Py_ssize_t count
+        cdef unsigned int contradictions = 0
         node.fiber = NULL
         try:
             while True:
@@ -751,7 +752,11 @@ cdef class MessageCore(SocketCore):
                         leave_io(watch, True, &node)
                     aside.wait(scheduler, True, "socket send")
                 elif has_room(self.fd):
-                    scheduler.spend()   # it was read in between
+                    # It was read in between. Should the kernel ever go on like that, this must not.
+                    contradictions += 1
+                    if contradictions % 8 == 0:
+                        self.wait_a_moment(scheduler, &aside.pause, aside.deadline_ns, "socket send")
+                    scheduler.spend()
                     scheduler.check()
                 else:
                     if node.fiber is NULL:
@@ -787,14 +792,14 @@ cdef class MessageCore(SocketCore):
         cdef Scheduler scheduler = current_scheduler_or_raise()
         cdef msghdr message
         cdef sockaddr_storage storage
-        cdef Buffers pieces
+        cdef _Buffers pieces
         cdef Py_ssize_t count
         cdef int flags = 0
         if len(flags_and_address) == 2:
             flags = flags_and_address[0]
         elif len(flags_and_address) != 1:
             raise TypeError(f"sendto() takes 2 or 3 arguments ({1 + len(flags_and_address)} given)")
-        pieces = Buffers()
+        pieces = _Buffers()
         pieces.take([data], PyBUF_SIMPLE)
         begin(&message, pieces.vector, 1, NULL)
         address = flags_and_address[len(flags_and_address) - 1]
@@ -825,7 +830,7 @@ cdef class MessageCore(SocketCore):
         cdef Scheduler scheduler = current_scheduler_or_raise()
         cdef msghdr message
         cdef sockaddr_storage storage
-        cdef Buffers pieces = Buffers()
+        cdef _Buffers pieces = _Buffers()
         cdef list parts = listed(buffers, "sendmsg() argument 1 must be an iterable")
         cdef list items
         cdef Py_ssize_t count
@@ -964,7 +969,7 @@ cdef class MessageCore(SocketCore):
                 leave_io(watch, True, &node)
 
     cdef object send_pieces(self, Scheduler scheduler, object file, object descriptor, object offset, object count):
-        cdef Buffers piece
+        cdef _Buffers piece
         sent = 0
         size = PIECE_BYTES
         if offset and descriptor is None:
@@ -976,7 +981,7 @@ cdef class MessageCore(SocketCore):
                     if size <= 0:
                         break
                 data = file.read(size) if descriptor is None else os.pread(descriptor, size, offset + sent)
-                piece = Buffers()
+                piece = _Buffers()
                 piece.take([data], PyBUF_SIMPLE)
                 if piece.size == 0:
                     break

@@ -259,8 +259,7 @@ def _close_asides_in_child():
     forking = None if scheduler is None else scheduler.current_fiber
     for fd, aside in list(asides_open.items()):
         if (<Aside>aside).fiber is not forking:
-            del asides_open[fd]
-            close_call(fd)
+            (<Aside>aside).close()
 
 
 cdef object address_of(int domain, sockaddr_storage *storage, socklen_t length):
