@@ -39,6 +39,7 @@ MODULES: dict[str, list[str]] = {
     "greenio._task_groups": [],
     "greenio._dump_signal": [],
     "greenio._socket": [],
+    "greenio._messages": [],
     "greenio._tls": [],
 }
 

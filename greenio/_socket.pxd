@@ -5,7 +5,8 @@
 #   - in each direction fibers are served first come first served: whoever finds others waiting lines up;
 #   - O_NONBLOCK is set on descriptors made here and on no others: it sits on the open file, which others may share. recv and
 #     send ask for it by MSG_DONTWAIT, so they need no such flag;
-#   - a registered descriptor is taken out of every poller before it is closed.
+#   - a registered descriptor is taken out of every poller before it is closed;
+#   - what may be refused while others of its direction succeed (an urgent byte, a datagram to one of many) does not stand in line.
 from libc.stdint cimport int64_t
 
 from greenio._scheduler cimport Scheduler, WaitNode, Watch
@@ -14,6 +15,19 @@ cdef extern from "<sys/socket.h>" nogil:
     ctypedef unsigned int socklen_t
     struct sockaddr_storage:
         unsigned short ss_family
+
+cdef enum:
+    # Where no event tells when there is room, a call is tried again: after this, then after twice as long, and so on.
+    FIRST_PAUSE_NS = 500_000
+    LONGEST_PAUSE_NS = 20_000_000
+    # ENOBUFS may pass, when a device's queue has emptied; or not, when a datagram is larger than any room. So long it gets.
+    NO_BUFFERS_NS = 1_000_000_000
+
+
+cdef struct Pause:                    # between two tries, where no event tells
+    int64_t length_ns                 # of the next
+    int64_t last_ns                   # when to give up; NEVER: not known yet
+
 
 cdef class SocketCore:
     cdef readonly int fd              # -1 once closed or detached
@@ -25,6 +39,7 @@ cdef class SocketCore:
     cdef object timeout_seconds       # float, or None: for ever
     cdef Watch watch                  # of the scheduler that used it last, or None
     cdef object inner                 # _socket.socket on the same descriptor, for calls that never wait; made on first use
+    cdef list asides                  # of Aside: calls that wait, each on a descriptor of its own; or None
     cdef public int _io_refs          # files from makefile that are open
     cdef public bint _closed          # close was called; the descriptor lives until the last such file is closed
 
@@ -35,14 +50,46 @@ cdef class SocketCore:
     cdef int64_t deadline(self, Scheduler scheduler) except? -2
     cdef Watch watch_to_wait(self, Scheduler scheduler)
     cdef Py_ssize_t receive(self, Scheduler scheduler, char *buffer, Py_ssize_t size, int flags) except -1
+    cdef Py_ssize_t receive_aside(self, Scheduler scheduler, char *buffer, Py_ssize_t size, int flags) except -1
     cdef Py_ssize_t receive_waiting(self, Scheduler scheduler, char *buffer, Py_ssize_t size, int flags) except -1
     cdef recv_whole(self, Scheduler scheduler, Py_ssize_t size, int flags)
     cdef Py_ssize_t receive_whole(self, Scheduler scheduler, char *buffer, Py_ssize_t size, int flags) except -1
     cdef Py_ssize_t transmit(self, Scheduler scheduler, const char *data, Py_ssize_t size, int flags, bint whole) except -1
     cdef Py_ssize_t transmit_waiting(
         self, Scheduler scheduler, const char *data, Py_ssize_t size, int flags, bint whole, Py_ssize_t sent) except -1
+    # Whether a refusal with that errno may pass by itself; the wait for it, in tries. OSError: it did not.
+    cdef bint may_find_buffers(self, int number) noexcept
+    cdef int wait_for_buffers(self, Scheduler scheduler, Pause *pause, int64_t deadline_ns) except -1
+    cdef int wait_a_moment(self, Scheduler scheduler, Pause *pause, int64_t deadline_ns, object reason) except -1
     cdef void note_short_read(self, Watch watch, Py_ssize_t count, Py_ssize_t size, int flags) noexcept
     cdef int try_accept(self, sockaddr_storage *address, socklen_t *length) noexcept
     cdef int accept_waiting(self, Scheduler scheduler, sockaddr_storage *address, socklen_t *length) except -1
     cdef int connect_to_full_backlog(self, Scheduler scheduler, address) except -1
     cdef int connect_waiting(self, Scheduler scheduler) except -1
+
+
+cdef class Aside:
+    # A descriptor for one call, to wait for what the socket's own cannot tell, or tells whoever stands in line. The socket's close
+    # ends the wait. Its maker closes it, whatever happens.
+    cdef int fd                       # -1: there was none to be had, and the call is tried again after pauses
+    cdef SocketCore owner
+    cdef Watch watch                  # None before the first wait
+    cdef object fiber                 # whose call it is
+    cdef int64_t deadline_ns
+    cdef Pause pause
+
+    cdef void take(self, int fd)      # a descriptor to wait on, owned from now on
+    cdef int open_copy(self, Scheduler scheduler) except -1
+    # Parks until the call may be worth another try. Raises EBADF, TimeoutError, what interrupts the fiber.
+    cdef int wait(self, Scheduler scheduler, bint to_write, object reason) except -1
+    cdef void close(self)
+
+
+cdef object socket_error(int number)
+# For a call that has not parked: it counts against the budget too, or who tries again and again would starve the others.
+cdef int fail(Scheduler scheduler, int number) except -1
+# An address as the standard module has it; None for what only it knows.
+cdef object address_of(int domain, sockaddr_storage *storage, socklen_t length)
+# To receive `size` bytes into; and what was received there, `count` bytes, more than `size` where MSG_TRUNC says so.
+cdef bytes room_for(Py_ssize_t size, int flags)
+cdef bytes cut(bytes data, Py_ssize_t size, Py_ssize_t count)

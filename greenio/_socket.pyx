@@ -15,7 +15,7 @@ from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport (
-    EAGAIN, EBADF, ECONNABORTED, ECONNRESET, EINPROGRESS, EINTR, ENOTCONN, errno)
+    EAGAIN, EBADF, ECONNABORTED, ECONNRESET, EINPROGRESS, EINTR, ENOBUFS, ENOTCONN, errno)
 from libc.stdint cimport int64_t, uint16_t, uint32_t
 
 from greenio._scheduler cimport (
@@ -34,12 +34,14 @@ cdef extern from "<sys/socket.h>" nogil:
         SO_ERROR
         SO_OOBINLINE
         MSG_DONTWAIT
+        MSG_ERRQUEUE
         MSG_NOSIGNAL
         MSG_OOB
         MSG_PEEK
+        MSG_TRUNC
         MSG_WAITALL
     struct sockaddr:
-        unsigned short sa_family
+        pass
     int accept4(int fd, sockaddr *address, socklen_t *length, int flags)
     int socket_call "socket"(int domain, int kind, int protocol)
     int getsockopt_call "getsockopt"(int fd, int level, int option, void *value, socklen_t *length)
@@ -103,6 +105,7 @@ cdef extern from "<sys/un.h>" nogil:
         char sun_path[108]
 
 cdef extern from "<string.h>" nogil:
+    void *memset(void *memory, int value, size_t size)
     size_t strnlen(const char *text, size_t most)
 
 cdef extern from "<netinet/tcp.h>" nogil:
@@ -111,9 +114,10 @@ cdef extern from "<netinet/tcp.h>" nogil:
 
 cdef extern from "<fcntl.h>" nogil:
     enum:
+        F_DUPFD_CLOEXEC
         F_GETFL
         O_NONBLOCK
-    int fcntl(int fd, int command)
+    int fcntl(int fd, int command, ...)
 
 cdef extern from "<poll.h>" nogil:
     enum:
@@ -135,9 +139,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     SCRATCH_BYTES = 128 * 1024
-    # A Unix socket's connect whose listener has no room is tried again: after this, then after twice as long, and so on.
-    FULL_BACKLOG_PAUSE_NS = 500_000
-    FULL_BACKLOG_LONGEST_PAUSE_NS = 20_000_000
+    BESIDE_THE_DATA = MSG_OOB | MSG_ERRQUEUE
 
 # Received bytes land here and are copied once, into an object of their exact size. The GIL is held from the system call to the
 # copy and nothing parks in between, so one is enough for the process.
@@ -158,7 +160,6 @@ cdef object socket_error(int number):
 
 
 cdef int fail(Scheduler scheduler, int number) except -1:
-    # For a call that has not parked: it counts against the budget too, or who tries again and again would starve the others.
     scheduler.spend()
     raise socket_error(number)
 
@@ -178,8 +179,90 @@ def _standard_socket(int family, int kind, int protocol, int fd):
         standard.setdefaulttimeout(default)
 
 
+cdef bytes room_for(Py_ssize_t size, int flags):
+    # To receive into. MSG_TRUNC does not fill what it says it has received.
+    data = PyBytes_FromStringAndSize(NULL, size)
+    if flags & MSG_TRUNC:
+        memset(PyBytes_AS_STRING(data), 0, size)
+    return data
+
+
+cdef bytes cut(bytes data, Py_ssize_t size, Py_ssize_t count):
+    # What was received into `size` bytes of room; MSG_TRUNC may say more.
+    if count == size:
+        return data
+    if count > size:
+        return data + bytes(count - size)
+    return PyBytes_FromStringAndSize(PyBytes_AS_STRING(data), count)
+
+
+# Those that wait, by descriptor: in a forked child they are closed, but for the forking fiber's own.
+cdef dict asides_open = {}
+
+
+cdef class Aside:
+    # A descriptor for one call, to wait for what a socket's own cannot tell, or tells whoever stands in line.
+    def __cinit__(self, SocketCore owner):
+        self.owner = owner
+        self.fd = -1
+        self.fiber = current_scheduler_or_raise().current_fiber
+        self.pause.length_ns = FIRST_PAUSE_NS
+        self.pause.last_ns = NEVER
+        self.deadline_ns = owner.deadline(self.fiber.scheduler)
+
+    cdef void take(self, int fd):
+        # Without one, out of descriptors as a rule, the call tries again and again.
+        if fd >= 0:
+            self.fd = fd
+            asides_open[fd] = self
+            if self.owner.asides is None:
+                self.owner.asides = []
+            self.owner.asides.append(self)
+
+    cdef int open_copy(self, Scheduler scheduler) except -1:
+        # Events of its own, for the same socket.
+        self.take(fcntl(self.owner.fd, F_DUPFD_CLOEXEC, 0))
+
+    cdef int wait(self, Scheduler scheduler, bint to_write, object reason) except -1:
+        # Until it may be worth to try again. Raises as Scheduler.wait_io.
+        cdef WaitNode node
+        if self.owner.fd < 0:
+            raise socket_error(EBADF)
+        if self.fd < 0:
+            self.owner.wait_a_moment(scheduler, &self.pause, self.deadline_ns, reason)
+            return 0
+        if self.watch is None:
+            self.watch = scheduler.watch_for(self.fd)
+        node.fiber = NULL
+        try:
+            scheduler.wait_io(self.watch, to_write, &node, self.deadline_ns, reason, self.owner)
+        finally:
+            leave_io(self.watch, to_write, &node)
+        if to_write:
+            self.watch.writable = False
+        else:
+            self.watch.readable = False
+
+    cdef void close(self):
+        cdef int fd = self.fd
+        self.fd = -1
+        if fd < 0:
+            return
+        self.owner.asides.remove(self)
+        if asides_open.pop(fd, None) is self:
+            close_watch(fd)
+            close_call(fd)
+
+
+def _close_asides_in_child():
+    scheduler = current_scheduler_or_none()
+    forking = None if scheduler is None else scheduler.current_fiber
+    for fd, aside in list(asides_open.items()):
+        if (<Aside>aside).fiber is not forking:
+            (<Aside>aside).close()
+
+
 cdef object address_of(int domain, sockaddr_storage *storage, socklen_t length):
-    # As the standard module has it; None for what only it knows.
     cdef char text[64]
     cdef sockaddr_in *v4
     cdef sockaddr_in6 *v6
@@ -292,10 +375,11 @@ cdef class SocketCore:
         cdef Watch watch
         cdef Py_ssize_t count
         scheduler.check()
+        if flags & BESIDE_THE_DATA:
+            return self.receive_aside(scheduler, buffer, size, flags)
         watch = self.watch_of(scheduler)
-        # With flags the kernel may have an answer although there are no data: that there is no urgent byte, for one.
-        if watch is None or flags & MSG_OOB or (
-                watch.readers.first is NULL and (watch.readable or flags or self.never_waits())):
+        # With flags the kernel may have an answer although there are no data.
+        if watch is None or (watch.readers.first is NULL and (watch.readable or flags or self.never_waits())):
             count = recv_call(self.fd, buffer, size, flags | MSG_DONTWAIT)
             if count >= 0:
                 self.note_short_read(watch, count, size, flags)
@@ -333,11 +417,34 @@ cdef class SocketCore:
         finally:
             leave_io(watch, False, &node)
 
+    cdef Py_ssize_t receive_aside(self, Scheduler scheduler, char *buffer, Py_ssize_t size, int flags) except -1:
+        # The urgent byte, or errors: there may be data and none of these, and nobody waits in line for them.
+        cdef Aside aside = None
+        cdef Py_ssize_t count
+        try:
+            while True:
+                count = recv_call(self.fd, buffer, size, flags | MSG_DONTWAIT)
+                if count >= 0:
+                    return count
+                if errno == EINTR:
+                    PyErr_CheckSignals()
+                    continue
+                if errno != EAGAIN or self.never_waits():
+                    fail(scheduler, errno)
+                if aside is None:
+                    aside = Aside(self)
+                    aside.open_copy(scheduler)
+                aside.wait(scheduler, False, "socket receive")
+        finally:
+            if aside is not None:
+                aside.close()
+
     def recv(self, Py_ssize_t bufsize, int flags=0):
         """Receive at most *bufsize* bytes; b"" at the end of the stream. Parks while there are none.
 
         With MSG_WAITALL, on a stream without a timeout, it parks until all *bufsize* bytes are there or the stream ends; what had
-        come is then the attribute `received` of the exception.
+        come is then the attribute `received` of the exception. With MSG_TRUNC the result is as long as the datagram was, filled up
+        with zeros; of a TCP stream, bytes are thrown away, and the result has only their number.
 
         Raises:
             TimeoutError: the socket's timeout passed. Nothing was taken.
@@ -354,26 +461,23 @@ cdef class SocketCore:
             return b""
         if flags & MSG_WAITALL and self.waits_for_all(flags):
             return self.recv_whole(scheduler, bufsize, flags)
-        if bufsize <= SCRATCH_BYTES:
+        if bufsize <= SCRATCH_BYTES and not flags & MSG_TRUNC:
             count = self.receive(scheduler, scratch, bufsize, flags)
             data = PyBytes_FromStringAndSize(scratch, count)
         else:
-            data = PyBytes_FromStringAndSize(NULL, bufsize)
+            data = room_for(bufsize, flags)
             count = self.receive(scheduler, PyBytes_AS_STRING(data), bufsize, flags)
-            if count < bufsize:
-                data = PyBytes_FromStringAndSize(PyBytes_AS_STRING(data), count)
+            data = cut(data, bufsize, count)
         scheduler.spend()
         return data
 
     cdef bint waits_for_all(self, int flags) noexcept:
         # As in the standard module, where a timeout makes the descriptor nonblocking and the flag void.
-        return self.kind == SOCK_STREAM and self.timeout_seconds is None and not flags & MSG_OOB
+        return self.kind == SOCK_STREAM and self.timeout_seconds is None and not flags & BESIDE_THE_DATA
 
     cdef recv_whole(self, Scheduler scheduler, Py_ssize_t size, int flags):
-        data = PyBytes_FromStringAndSize(NULL, size)
-        count = self.receive_whole(scheduler, PyBytes_AS_STRING(data), size, flags)
-        if count < size:
-            data = PyBytes_FromStringAndSize(PyBytes_AS_STRING(data), count)
+        data = room_for(size, flags)
+        data = cut(data, size, self.receive_whole(scheduler, PyBytes_AS_STRING(data), size, flags))
         scheduler.spend()
         return data
 
@@ -465,7 +569,7 @@ cdef class SocketCore:
             if count < 0:
                 if errno == EAGAIN:
                     self.watch_to_wait(scheduler).writable = False
-                elif errno != EINTR:
+                elif errno != EINTR and not self.may_find_buffers(errno):
                     fail(scheduler, errno)
                 count = 0
         return self.transmit_waiting(scheduler, data, size, flags, whole, count)
@@ -474,12 +578,15 @@ cdef class SocketCore:
             self, Scheduler scheduler, const char *data, Py_ssize_t size, int flags, bint whole, Py_ssize_t sent) except -1:
         # In line from here to the end, so that what others send does not come in between.
         cdef WaitNode node
+        cdef Pause pause
         cdef int64_t deadline_ns
         cdef Py_ssize_t count
         cdef Watch watch = None
         node.fiber = NULL
         try:
             deadline_ns = self.deadline(scheduler)
+            pause.length_ns = FIRST_PAUSE_NS
+            pause.last_ns = NEVER
             watch = self.watch_to_wait(scheduler)
             while True:
                 scheduler.wait_io(watch, True, &node, deadline_ns, "socket send", self)
@@ -494,6 +601,8 @@ cdef class SocketCore:
                     watch.writable = False
                 elif errno == EINTR:
                     PyErr_CheckSignals()
+                elif self.may_find_buffers(errno):
+                    self.wait_for_buffers(scheduler, &pause, deadline_ns)
                 else:
                     raise socket_error(errno)
         except BaseException as error:
@@ -542,18 +651,42 @@ cdef class SocketCore:
             PyBuffer_Release(&view)
         scheduler.spend()
 
+    cdef bint may_find_buffers(self, int number) noexcept:
+        # Devices, CAN buses above all, refuse a datagram while their queue is full, and no event tells when it is not.
+        return number == ENOBUFS and self.kind != SOCK_STREAM and not self.never_waits()
+
+    cdef int wait_for_buffers(self, Scheduler scheduler, Pause *pause, int64_t deadline_ns) except -1:
+        cdef int64_t now_ns = scheduler.now()
+        if pause.last_ns == NEVER:
+            pause.last_ns = now_ns + NO_BUFFERS_NS
+        elif now_ns >= pause.last_ns:
+            raise socket_error(ENOBUFS)
+        self.wait_a_moment(scheduler, pause, deadline_ns, "socket send")
+
+    cdef int wait_a_moment(self, Scheduler scheduler, Pause *pause, int64_t deadline_ns, object reason) except -1:
+        cdef int64_t again_ns = scheduler.now()
+        if deadline_ns != NEVER and again_ns >= deadline_ns:
+            raise TimeoutError("timed out")
+        again_ns += pause.length_ns
+        if deadline_ns != NEVER and again_ns > deadline_ns:
+            again_ns = deadline_ns
+        scheduler.park(reason, self, again_ns)
+        pause.length_ns = min(2 * pause.length_ns, LONGEST_PAUSE_NS)
+
     # --- connections
 
     cdef int try_accept(self, sockaddr_storage *address, socklen_t *length) noexcept:
         # A new descriptor, or an errno below zero.
         cdef pollfd ready
+        cdef int found
         cdef int fd = self.fd
         length[0] = sizeof(sockaddr_storage)
         if not self.nonblocking:
             ready.fd = fd
             ready.events = POLLIN
-            if poll_call(&ready, 1, 0) == 0:
-                return -EAGAIN
+            found = poll_call(&ready, 1, 0)
+            if found <= 0:
+                return -EAGAIN if found == 0 else -errno   # EINTR comes without a wait, too
             # Should another process be faster now, this blocks: the OS thread, but not those that wait for the GIL.
             with nogil:
                 fd = accept4(fd, <sockaddr *>address, length, SOCK_NONBLOCK | SOCK_CLOEXEC)
@@ -659,19 +792,12 @@ cdef class SocketCore:
 
     cdef int connect_to_full_backlog(self, Scheduler scheduler, address) except -1:
         # No event tells when a Unix listener has room again.
+        cdef Pause pause
         cdef int64_t deadline_ns = self.deadline(scheduler)
-        cdef int64_t pause_ns = FULL_BACKLOG_PAUSE_NS
-        cdef int64_t again_ns
         cdef int error = EAGAIN
+        pause.length_ns = FIRST_PAUSE_NS
         while error == EAGAIN:
-            again_ns = scheduler.now()
-            if deadline_ns != NEVER and again_ns >= deadline_ns:
-                raise TimeoutError("timed out")
-            again_ns += pause_ns
-            if deadline_ns != NEVER and again_ns > deadline_ns:
-                again_ns = deadline_ns
-            scheduler.park("socket connect", self, again_ns)
-            pause_ns = min(2 * pause_ns, FULL_BACKLOG_LONGEST_PAUSE_NS)
+            self.wait_a_moment(scheduler, &pause, deadline_ns, "socket connect")
             error = self._inner().connect_ex(address)
         return error
 
@@ -690,6 +816,7 @@ cdef class SocketCore:
                 scheduler.wait_io(watch, True, &node, deadline_ns, "socket connect", self)
                 state.fd = self.fd
                 state.events = POLLOUT
+                state.revents = 0
                 poll_call(&state, 1, 0)
                 length = sizeof(error)
                 if getsockopt_call(self.fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0:
@@ -719,6 +846,14 @@ cdef class SocketCore:
         if self.inner is None:
             self.inner = _standard_socket(self.domain, self.kind, self.protocol, self.fd)
         return self.inner
+
+    def get_inheritable(self):
+        """Whether programs that this process executes get the descriptor."""
+        return os.get_inheritable(self.fd)
+
+    def set_inheritable(self, inheritable):
+        """Let programs that this process executes get the descriptor, or not; not is what every socket begins with."""
+        os.set_inheritable(self.fd, inheritable)
 
     def fileno(self):
         """The descriptor, or -1 once the socket is closed."""
@@ -757,6 +892,8 @@ cdef class SocketCore:
 
     def settimeout(self, timeout):
         """How long one call may wait, in seconds: None for ever, 0 not at all (BlockingIOError instead).
+
+        For calls from now on: one that waits already, in another fiber, keeps the time it began with.
 
         Raises:
             ValueError: *timeout* is negative. OSError (EBADF): the socket is closed.
@@ -828,6 +965,9 @@ cdef class SocketCore:
             self.inner = None
         close_watch(fd)
         self.watch = None
+        if self.asides is not None:
+            for aside in self.asides:
+                close_watch((<Aside>aside).fd)
         return fd
 
     def __enter__(self):
@@ -835,3 +975,6 @@ cdef class SocketCore:
 
     def __exit__(self, *exception):
         self.close()
+
+
+os.register_at_fork(after_in_child=_close_asides_in_child)

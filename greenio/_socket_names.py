@@ -4,7 +4,13 @@ What waits, or makes sockets that would block the OS thread, is taken out here a
 of services and protocols (getservbyname, getprotobyname) are files of this machine, and read as such.
 """
 
+from errno import EAGAIN as EAGAIN
+from errno import EBADF as EBADF
+from errno import EWOULDBLOCK as EWOULDBLOCK
 from socket import *  # noqa: F403
+from socket import AddressInfo as AddressInfo
+from socket import MsgFlag as MsgFlag
+from socket import SocketIO as SocketIO
 from socket import __all__ as __all__
 
 # One by one: type checkers follow that.

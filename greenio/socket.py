@@ -1,6 +1,6 @@
 """The standard socket module's names, for fibers: calls park instead of blocking the OS thread.
 
-So far stream sockets: the class and what makes one, lookups of names, and the constants. A name is looked up by the standard
+All of them: the class, what makes one, lookups of names, constants, and what never waits. A name is looked up by the standard
 library in another OS thread; addresses that are numbers are not.
 """
 
@@ -11,10 +11,17 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from greenio._messages import MessageCore
 from greenio._scheduler import current_fiber, park_here, running_scheduler, unpark_fiber
 from greenio._socket import SocketCore, _standard_socket, set_socket_class
 from greenio._socket_names import *  # noqa: F403
+from greenio._socket_names import EAGAIN as EAGAIN
+from greenio._socket_names import EBADF as EBADF
+from greenio._socket_names import EWOULDBLOCK as EWOULDBLOCK
 from greenio._socket_names import NI_NUMERICHOST, AddressFamily, SocketKind, gaierror
+from greenio._socket_names import AddressInfo as AddressInfo
+from greenio._socket_names import MsgFlag as MsgFlag
+from greenio._socket_names import SocketIO as SocketIO
 from greenio._socket_names import __all__ as __all__
 
 Result = TypeVar("Result")
@@ -175,7 +182,7 @@ def getnameinfo(sockaddr: Any, flags: int) -> tuple[str, str]:
     return _in_thread(lambda: _standard.getnameinfo(sockaddr, flags), "name resolution", f"lookup of {sockaddr!r}")
 
 
-class socket(SocketCore):
+class socket(MessageCore):
     """A socket whose calls park the fiber; signatures and exceptions are those of socket.socket.
 
     Args:
@@ -264,10 +271,18 @@ class socket(SocketCore):
         made.settimeout(self.gettimeout())
         return made
 
-    def makefile(self, mode: str = "r", *args: Any, **keywords: Any) -> Any:
+    def makefile(
+        self,
+        mode: str = "r",
+        buffering: int | None = None,
+        *,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> Any:
         """A file on the socket, as socket.makefile; it parks as the socket does, and obeys its timeout."""
         makefile: Any = _standard.socket.makefile  # made for its own class; asks for no more than ours has
-        return makefile(self, mode, *args, **keywords)
+        return makefile(self, mode, buffering, encoding=encoding, errors=errors, newline=newline)
 
     def __repr__(self) -> str:
         state = "[closed] " if self.fd < 0 else ""

@@ -364,12 +364,16 @@ class SSLSocket(TLSCore, socket):
     def recvfrom(self, buflen: int = 1024, flags: int = 0) -> tuple[bytes, Any]:
         """As socket.recvfrom. ValueError while there is TLS."""
         self._refuse("recvfrom")
+        if self._has_leftover:
+            return self.recv(buflen, flags), None
         result: tuple[bytes, Any] = super().recvfrom(buflen, flags)  # type: ignore[misc]
         return result
 
     def recvfrom_into(self, buffer: Any, nbytes: int | None = None, flags: int = 0) -> tuple[int, Any]:
         """As socket.recvfrom_into. ValueError while there is TLS."""
         self._refuse("recvfrom_into")
+        if self._has_leftover:
+            return self.recv_into(buffer, nbytes, flags), None
         result: tuple[int, Any] = super().recvfrom_into(buffer, nbytes or 0, flags)  # type: ignore[misc]
         return result
 

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from faults import SOURCE, Faults
+from native.build import ToolMissing, build_library
 
 pytest_plugins = ["pytester"]
 
@@ -43,3 +45,12 @@ def leaves_nothing_behind() -> Iterator[None]:
         fibers = live_fibers()
     assert not fibers, f"fibers left behind: {fibers}"
     assert not left, f"descriptors left behind: {sorted(left)}"
+
+
+@pytest.fixture(scope="session")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Faults:
+    """System calls that fail as told, in child processes: see faults.py."""
+    try:
+        return Faults(build_library("faults.so", [SOURCE], [], tmp_path_factory.mktemp("faults")))
+    except ToolMissing as missing:
+        pytest.skip(str(missing))

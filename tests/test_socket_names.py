@@ -1,7 +1,9 @@
 """greenio.socket has the standard module's names, and none that would block the OS thread under fibers."""
 
+import inspect
 import os
 import socket as standard
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +29,62 @@ def test_has_every_name_of_the_standard_module() -> None:
     assert set(standard.__all__) == set(socket.__all__)
     assert len(set(socket.__all__)) == len(socket.__all__)
     assert [name for name in socket.__all__ if not hasattr(socket, name)] == []
+
+
+def public(thing: Any) -> list[str]:
+    """Its names, but for what it has only imported."""
+    return [
+        name
+        for name in dir(thing)
+        if not name.startswith("_")
+        and not isinstance(getattr(thing, name), types.ModuleType)
+        and getattr(getattr(thing, name), "__module__", None) not in ("enum", "functools")
+    ]
+
+
+def shape(fn: Any) -> list[tuple[str, Any]] | None:
+    """Names and defaults of its parameters; None if it tells none."""
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except ValueError:
+        return None
+    return [
+        (each.name.lstrip("_"), int(each.default) if isinstance(each.default, int) else each.default)
+        for each in parameters
+    ]
+
+
+@pytest.mark.parametrize("name", public(standard))
+def test_each_name_is_or_acts_as_the_standard_one(name: str) -> None:
+    ours, theirs = getattr(socket, name), getattr(standard, name)
+    if ours is theirs or name in ("socket", "SocketType"):
+        return
+    assert callable(theirs), "a constant or an exception is another one"
+    if shape(theirs) is not None:
+        assert shape(ours) == shape(theirs)
+
+
+# What is Python in the standard module: the others tell no signature, or one without names.
+NAMED = ["accept", "close", "detach", "dup", "get_inheritable", "makefile", "sendfile", "set_inheritable"]
+
+
+def test_the_class_has_every_method_of_the_standard_one() -> None:
+    assert set(public(standard.socket)) - set(public(socket.socket)) == set()
+    with socket.socket() as ours, standard.socket() as theirs:
+        assert [
+            name for name in public(theirs) if callable(getattr(ours, name)) != callable(getattr(theirs, name))
+        ] == []
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_methods_take_what_the_standard_ones_take(name: str) -> None:
+    assert shape(getattr(socket.socket, name)) == shape(getattr(standard.socket, name))
+
+
+def test_exceptions_are_the_standard_ones() -> None:
+    assert socket.error is OSError
+    assert socket.timeout is TimeoutError
+    assert issubclass(socket.gaierror, OSError) and issubclass(socket.herror, OSError)
 
 
 def test_leaves_the_standard_modules_list_as_it_was() -> None:

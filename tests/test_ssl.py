@@ -392,6 +392,11 @@ def test_a_record_that_was_tampered_with() -> None:
     assert first == b"true" and failure[0] is standard.SSLError
 
 
+def test_the_c_level_bases_of_both_parents_are_one() -> None:
+    # Else a method in C of the one would be taken for another one's of the other.
+    assert ssl.TLSCore.__base__ is socket.socket.__base__
+
+
 def test_the_peer_hears_why_a_handshake_failed() -> None:
     heard: list[Any] = []
 

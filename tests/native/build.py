@@ -114,6 +114,21 @@ def build_program(
     return made
 
 
+def build_library(
+    name: str,
+    sources: Sequence[str | Path],
+    include_dirs: Sequence[str | Path],
+    workdir: Path,
+    *,
+    flags: Sequence[str] = (),
+) -> Path:
+    """Build the shared library *name* in *workdir*, to be preloaded. As build_program in all else."""
+    objects = [compile_object(source, include_dirs, workdir, flags=flags) for source in sources]
+    made = workdir / name
+    _run([compiler_for(sources), "-shared", "-pthread", *map(str, objects), "-o", str(made), "-ldl"])
+    return made
+
+
 def _chosen(variable: str) -> list[str]:
     value = os.environ.get(variable, "").strip()
     return [value] if value and " " not in value else []
