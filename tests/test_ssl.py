@@ -27,6 +27,7 @@ from typing import Any
 
 import pytest
 from child import run_child
+from faults import Faults
 
 import greenio
 from greenio import socket, spawn, ssl
@@ -1585,6 +1586,36 @@ def test_key_updates_and_renegotiation_while_one_fiber_reads_and_others_write(
     for name in range(2):
         for number in range(rounds * 20):
             assert b"<%d:%d>" % (name, number) * 3 in output
+
+
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+SCENARIO = Path(__file__).parent / "crash" / "tls_faults.py"
+EVERYTHING = "recv=EINTR:0.1,EAGAIN:0.2,short:0.3;send=EINTR:0.1,EAGAIN:0.2,short:0.3;epoll=EINTR:0.1,spurious:0.3"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "text",
+    [
+        "recv=EINTR:0.3;send=EINTR:0.3",
+        "recv=EAGAIN:0.6",
+        "send=EAGAIN:0.6",
+        "recv=short:0.7",
+        "send=short:0.7",
+        EVERYTHING,
+    ],
+)
+def test_no_byte_is_lost_or_changed_under_faults(faults: Faults, text: str) -> None:
+    child = faults.run(SCENARIO, text, "1", "0", seed=1)
+    assert child.stdout.endswith("ok\n") and child.stderr == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_no_byte_is_lost_or_changed_under_faults_and_cancellation(faults: Faults, seed: int) -> None:
+    child = faults.run(SCENARIO, EVERYTHING, str(seed), "600", seed=seed)
+    assert child.stdout.endswith("ok\n") and child.stderr == ""
 
 
 # --- OS threads, forks, what is left behind --------------------------------------------------------------------------
