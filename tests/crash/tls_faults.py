@@ -65,8 +65,8 @@ def send(sock, data, chance, cancels):
             return len(piece)
 
         lost["sent"] = 0
-        count, error = given_up(chance, cancels, call)
-        at += count if error is None else lost["sent"]
+        count, failure = given_up(chance, cancels, call)
+        at += count if failure is None else lost["sent"]
     sock.sendall(b"")  # what was left behind
 
 
