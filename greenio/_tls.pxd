@@ -20,8 +20,8 @@
 from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 
+from greenio._messages cimport MessageCore
 from greenio._scheduler cimport Scheduler
-from greenio._socket cimport SocketCore
 from greenio._waiting cimport Line
 
 
@@ -80,7 +80,8 @@ cdef class Engine:
     cdef int note_input(self) except -1
 
 
-cdef class TLSCore(SocketCore):
+cdef class TLSCore(MessageCore):
+    # Its base must be that of greenio.socket.socket: SSLSocket has both as bases, and C methods are found by their number.
     cdef Engine engine             # None: not connected yet, unwrapped, shut down or closed: a plain socket
     cdef object transport          # a socket-like object that carries the ciphertext, or None: the descriptor does
     cdef bytes leftover            # what the peer sent after the end of TLS, or None

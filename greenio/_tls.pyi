@@ -3,14 +3,14 @@ from typing import Any
 
 from _typeshed import ReadableBuffer, WriteableBuffer
 
-from greenio._socket import SocketCore
+from greenio._messages import MessageCore
 
 class Engine: ...
 
 class Window:
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
-class TLSCore(SocketCore):
+class TLSCore(MessageCore):
     _context: Any
     _session: Any
     server_hostname: str | None
@@ -24,6 +24,8 @@ class TLSCore(SocketCore):
     def _transport(self) -> Any: ...
     @property
     def _has_tls(self) -> bool: ...
+    @property
+    def _has_leftover(self) -> bool: ...
     @property
     def _sslobj(self) -> Any: ...
     def _adopt(self, sock: Any) -> None: ...

@@ -17,6 +17,7 @@ from libc.string cimport memcpy
 
 cimport cython
 
+from greenio._messages cimport MessageCore
 from greenio._scheduler cimport (
     NEVER, TIMED_OUT, WOKEN, Fiber, Scheduler, Watch, WaitNode, current_scheduler_or_none, current_scheduler_or_raise, leave_io, unpark,
     wait_append)
@@ -257,7 +258,7 @@ cdef class Engine:
         return data
 
 
-cdef class TLSCore(SocketCore):
+cdef class TLSCore(MessageCore):
     """A socket that may have TLS on it. greenio.ssl.SSLSocket is the public one."""
 
     cdef inline int64_t limit(self, Scheduler scheduler, int64_t *deadline_ns) except? -2:
@@ -330,6 +331,10 @@ cdef class TLSCore(SocketCore):
             engine.feed(PyBytes_AS_STRING(self.leftover), PyBytes_GET_SIZE(self.leftover))
             self.leftover = None
         self.engine = engine
+
+    @property
+    def _has_leftover(self):
+        return self.leftover is not None
 
     @property
     def _sslobj(self):

@@ -358,19 +358,23 @@ class SSLSocket(TLSCore, socket):
     def sendto(self, *args: Any) -> int:
         """As socket.sendto. ValueError while there is TLS."""
         self._refuse("sendto")
-        result: int = super().sendto(*args)  # type: ignore[misc]
+        result: int = super().sendto(*args)
         return result
 
     def recvfrom(self, buflen: int = 1024, flags: int = 0) -> tuple[bytes, Any]:
         """As socket.recvfrom. ValueError while there is TLS."""
         self._refuse("recvfrom")
-        result: tuple[bytes, Any] = super().recvfrom(buflen, flags)  # type: ignore[misc]
+        if self._has_leftover:
+            return self.recv(buflen, flags), None
+        result: tuple[bytes, Any] = super().recvfrom(buflen, flags)
         return result
 
     def recvfrom_into(self, buffer: Any, nbytes: int | None = None, flags: int = 0) -> tuple[int, Any]:
         """As socket.recvfrom_into. ValueError while there is TLS."""
         self._refuse("recvfrom_into")
-        result: tuple[int, Any] = super().recvfrom_into(buffer, nbytes or 0, flags)  # type: ignore[misc]
+        if self._has_leftover:
+            return self.recv_into(buffer, nbytes, flags), None
+        result: tuple[int, Any] = super().recvfrom_into(buffer, nbytes or 0, flags)
         return result
 
     def sendmsg(self, *args: Any, **keywords: Any) -> Never:
@@ -391,7 +395,7 @@ class SSLSocket(TLSCore, socket):
         The file's position is behind what was sent afterwards, also when this raises: then as sendall, with ``bytes_sent`` of all.
         """
         if self._sslobj is None:
-            result: int = super().sendfile(file, offset, count)  # type: ignore[misc]
+            result: int = super().sendfile(file, offset, count)
             return result
         _standard_socket.socket._check_sendfile_params(self, file, offset, count)  # type: ignore[attr-defined]
         if self.gettimeout() == 0:

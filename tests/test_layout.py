@@ -64,7 +64,7 @@ LAYERS: list[tuple[str, str, object]] = [
     ("I/O", "_dns", ALL),
     ("I/O", "socket", ALL),
     ("I/O", "_ssl_names", []),
-    ("I/O", "_tls", ["pollers/*", "_switch", "_scheduler", "_waiting", "_scopes", "_socket"]),
+    ("I/O", "_tls", ["pollers/*", "_switch", "_scheduler", "_waiting", "_scopes", "_socket", "_messages"]),
     ("I/O", "ssl", ALL),
     ("I/O", "_file_buffers", ALL),
     ("I/O", "_file_text", ALL),
