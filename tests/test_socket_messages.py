@@ -583,13 +583,11 @@ def test_cancelled_while_parked_has_not_happened(what: str, tmp_path: Path) -> N
         parked.check_usable()
 
 
-@pytest.mark.parametrize("what", PARKED)
+@pytest.mark.parametrize("what", [what for what in PARKED if "all" not in what])  # a timeout makes MSG_WAITALL void
 def test_timed_out_has_not_happened(what: str, tmp_path: Path) -> None:
     def main() -> None:
         with contextlib.ExitStack() as stack:
             parked = Parked(what, stack, tmp_path)
-            if "all" in what:
-                pytest.skip("under a timeout MSG_WAITALL is void")
             before = open_descriptors()
             parked.sock.settimeout(7)
             begin = greenio.current_time()
