@@ -583,13 +583,11 @@ def test_cancelled_while_parked_has_not_happened(what: str, tmp_path: Path) -> N
         parked.check_usable()
 
 
-@pytest.mark.parametrize("what", PARKED)
+@pytest.mark.parametrize("what", [what for what in PARKED if "all" not in what])  # a timeout makes MSG_WAITALL void
 def test_timed_out_has_not_happened(what: str, tmp_path: Path) -> None:
     def main() -> None:
         with contextlib.ExitStack() as stack:
             parked = Parked(what, stack, tmp_path)
-            if "all" in what:
-                pytest.skip("under a timeout MSG_WAITALL is void")
             before = open_descriptors()
             parked.sock.settimeout(7)
             begin = greenio.current_time()
@@ -893,7 +891,7 @@ def test_sendfile_beyond_the_end_and_of_nothing() -> None:
 
 @pytest.mark.parametrize("how", ["cancelled", "timed out", "closed"])
 def test_sendfile_given_up_says_how_much_went_out(how: str) -> None:
-    data = os.urandom(30_000_000)
+    data = os.urandom(16_000_000)
 
     def main() -> None:
         with connected() as (client, server), file_of(data) as file:
