@@ -53,6 +53,7 @@ cdef class Engine:
     cdef bytes unsent              # ciphertext taken out of `outgoing`, or None
     cdef Py_ssize_t unsent_at      # bytes of it that are gone
     cdef PyObject *waiter          # the fiber that waits for the descriptor to bring input, borrowed; or NULL
+    cdef unsigned int waiter_process   # in which that was: a forked child has no such fiber
     cdef Py_ssize_t taken          # of a send that raised SSLWantWriteError: bytes taken; the next send's first ones
     cdef bytes arrived             # taken from the transport and not yet in `incoming`, or None
     cdef Py_ssize_t held           # at most so many bytes of ciphertext are in OpenSSL's hands

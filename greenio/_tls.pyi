@@ -1,5 +1,5 @@
 # What _tls.pyx gives to Python: the part of an SSLSocket that greenio.ssl.SSLSocket adds names and contexts to.
-from typing import Any
+from typing import Any, final
 
 from _typeshed import ReadableBuffer, WriteableBuffer
 
@@ -7,8 +7,8 @@ from greenio._messages import MessageCore
 
 class Engine: ...
 
-class Window:
-    def __buffer__(self, flags: int, /) -> memoryview: ...
+@final
+class Window: ...
 
 class TLSCore(MessageCore):
     _context: Any

@@ -475,6 +475,7 @@ cdef class TLSCore(MessageCore):
         wait_append(&watch.readers, &reads, scheduler.current)
         scheduler.io_waiting += 1
         engine.waiter = scheduler.current
+        engine.waiter_process = forks
         try:
             while True:
                 if watch.closed:
@@ -619,7 +620,7 @@ cdef class TLSCore(MessageCore):
                     return False
         finally:
             leave_turn(&engine.flushing, scheduler)
-            if engine.waiter is not NULL and has_orphans(engine):
+            if engine.waiter is not NULL and engine.waiter_process == forks and has_orphans(engine):
                 unpark(<Fiber>engine.waiter, WOKEN)   # it waits for input only, so far
 
     cdef int flush_soon(self, Engine engine, Scheduler scheduler) except -1:

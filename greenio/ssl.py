@@ -25,6 +25,10 @@ from greenio._ssl_names import __all__ as __all__
 from greenio._tls import TLSCore
 from greenio.socket import create_connection, socket
 
+if hasattr(_standard, "match_hostname"):  # went with Python 3.12
+    from ssl import RAND_pseudo_bytes as RAND_pseudo_bytes
+    from ssl import match_hostname as match_hostname
+
 __all__ = __all__.copy()
 __all__ += [
     "SSLContext",
@@ -489,6 +493,13 @@ class _Native:
 
     __slots__ = ()
 
+    options: Any = _SSLContext.options
+    verify_flags: Any = _SSLContext.verify_flags
+    verify_mode: Any = _SSLContext.verify_mode
+    minimum_version: Any = _SSLContext.minimum_version
+    maximum_version: Any = _SSLContext.maximum_version
+    _msg_callback: Any = _SSLContext._msg_callback  # type: ignore[attr-defined]
+
 
 class SSLContext(_Native, _StandardContext):
     """An ssl.SSLContext whose wrap_socket makes this module's SSLSocket. It is a standard one in all else."""
@@ -497,7 +508,6 @@ class SSLContext(_Native, _StandardContext):
 
 
 for _name in ("options", "verify_flags", "verify_mode", "minimum_version", "maximum_version", "_msg_callback"):
-    setattr(_Native, _name, getattr(_SSLContext, _name))
     setattr(SSLContext, _name, _StandardContext.__dict__[_name])
 del _name
 
@@ -675,7 +685,7 @@ def get_server_certificate(
 for _each in dir(_standard):
     if (
         not _each.startswith("_")
-        and _each not in globals()
+        and _each not in {"namedtuple", "wrap_socket", *globals()}
         and not isinstance(getattr(_standard, _each), _types.ModuleType)
     ):
         globals()[_each] = getattr(_standard, _each)
@@ -683,6 +693,7 @@ for _each in dir(_standard):
 del _each
 
 if hasattr(_standard, "wrap_socket"):  # went with Python 3.12
+    __all__ += ["RAND_pseudo_bytes", "match_hostname", "wrap_socket"]
 
     def wrap_socket(
         sock: Any,
@@ -705,7 +716,7 @@ if hasattr(_standard, "wrap_socket"):  # went with Python 3.12
         if keyfile and not certfile:
             raise ValueError("certfile must be specified")
         context = SSLContext(ssl_version)
-        context.verify_mode = cert_reqs  # type: ignore[assignment]
+        context.verify_mode = cert_reqs
         if ca_certs:
             context.load_verify_locations(ca_certs)
         if certfile:
