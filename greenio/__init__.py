@@ -5,24 +5,28 @@ handful of instructions. `run(main)` starts the first one, `spawn(fn, *args)` th
 and the next one runs.
 """
 
-import platform as _platform
+import os as _os
 import sys as _sys
+from importlib import import_module as _import_module
 from threading import BrokenBarrierError, local
 from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
 if (
     _sys.platform != "linux"
-    or _platform.machine() != "x86_64"
+    or _os.uname().machine != "x86_64"
     or _sys.implementation.name != "cpython"
     or not (3, 11) <= _sys.version_info[:2] <= (3, 15)
     or not getattr(_sys, "_is_gil_enabled", lambda: True)()
 ):
+    import platform as _platform
+
     raise ImportError(
         "greenio supports CPython 3.11 to 3.15 with the GIL on Linux on x86-64; this is "
-        f"{_platform.python_implementation()} {_platform.python_version()} on {_platform.system()} on {_platform.machine()}"
+        f"{_platform.python_implementation()} {_platform.python_version()} on {_platform.system()} on {_os.uname().machine}"
     )
 
-from greenio import from_thread, os, selectors, socket, ssl, subprocess
+from greenio import from_thread, socket
 from greenio._broadcast import Broadcast, Subscription
 from greenio._channels import Channel, ChannelStatistics, receiving, sending
 from greenio._connect import connect_tcp, connect_unix
@@ -75,11 +79,26 @@ from greenio._threads import ThreadLimiter, configure_threads, current_default_l
 from greenio._time import current_time, sleep, sleep_until
 
 if _TYPE_CHECKING:
+    from greenio import os, selectors, ssl, subprocess
     from greenio._select_module import SelectModule as _SelectModule
 
     select: _SelectModule  # a module that can be called, which type checkers do not know
 else:
     from greenio import select  # type: ignore[assignment]
+
+_LATE = frozenset({"os", "selectors", "ssl", "subprocess"})
+
+
+def __getattr__(name: str) -> _Any:
+    # Mirrors that load much, OpenSSL among it: when they are asked for.
+    if name in _LATE:
+        return _import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATE})
+
 
 __all__ = [
     "Barrier",

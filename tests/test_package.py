@@ -5,7 +5,7 @@ from child import run_child
 
 ELSEWHERE = {
     "another system": "sys.platform = 'darwin'",
-    "another processor": "platform.machine = lambda: 'aarch64'",
+    "another processor": "os.uname = lambda: os.uname_result(('Linux', 'here', '6', '#1', 'aarch64'))",
     "an older interpreter": "sys.version_info = (3, 10, 4)",
     "a newer interpreter": "sys.version_info = (3, 16, 0)",
     "a free-threaded build": "sys._is_gil_enabled = lambda: False",
@@ -15,7 +15,7 @@ ELSEWHERE = {
 
 @pytest.mark.parametrize("change", ELSEWHERE.values(), ids=ELSEWHERE)
 def test_importing_elsewhere_says_what_is_supported(change: str) -> None:
-    child = run_child(f"import platform, sys\n{change}\nimport greenio", status=1)
+    child = run_child(f"import os, platform, sys\n{change}\nimport greenio", status=1)
     last = child.stderr.splitlines()[-1]
     assert last.startswith(
         "ImportError: greenio supports CPython 3.11 to 3.15 with the GIL on Linux on x86-64; this is "
@@ -30,3 +30,19 @@ def test_an_unknown_guard_is_refused_at_import() -> None:
 def test_importing_starts_no_thread_and_prints_nothing() -> None:
     child = run_child("import greenio, os; assert len(os.listdir('/proc/self/task')) == 1")
     assert (child.stdout, child.stderr) == ("", "")
+
+
+def test_what_loads_much_is_imported_when_it_is_asked_for():
+    run_child("""
+import sys, greenio
+late = {"greenio.os", "greenio.selectors", "greenio.subprocess"}
+assert not late & set(sys.modules) and late | {"greenio.ssl"} <= {f"greenio.{name}" for name in dir(greenio)}
+assert greenio.subprocess.Popen and greenio.selectors.DefaultSelector and greenio.os.waitpid and greenio.ssl.SSLContext
+try:
+    greenio.nothing_of_that_name
+except AttributeError as error:
+    assert "nothing_of_that_name" in str(error)
+else:
+    raise AssertionError
+from greenio import *
+""")
