@@ -3,6 +3,7 @@
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import trustme
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SECONDS = 60  # the time limit of a child process; far above what it needs
@@ -225,3 +227,24 @@ def test_chat_cuts_off_who_does_not_read() -> None:
         assert child.stdout.readline().startswith("cut off: ")
         ann.sendall(b"still here\n")
         read_until(ann, b"ann: still here\n")
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+def test_line_server_answers_and_drains(tmp_path: Path, tls: bool, ended_by: signal.Signals) -> None:
+    authority = trustme.CA()
+    (tmp_path / "server.pem").write_bytes(authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.bytes())
+    arguments = [f"--certificate={tmp_path / 'server.pem'}"] if tls else []
+    with server(*arguments, "--grace=0.05", program="line_server.py") as (child, address):
+        with socket.create_connection(address, timeout=SECONDS) as connection:
+            if tls:
+                context = ssl.create_default_context()
+                authority.configure_trust(context)
+                connection = context.wrap_socket(connection, server_hostname="127.0.0.1")
+            with connection:
+                assert ask(connection, b"three words here\n") == b"3\n"
+                connection.sendall(b"two ")
+                assert ask(connection, b"words\n\n") in (b"2\n0\n", b"2\n")
+                child.send_signal(ended_by)
+                out, err = child.communicate(timeout=SECONDS)
+        assert (out, err, child.returncode) == ("0 finished, 1 cut off\n", "", 0)
