@@ -27,6 +27,7 @@ cdef extern from "<sys/socket.h>" nogil:
         AF_INET
         AF_INET6
         AF_UNIX
+        AF_VSOCK
         SOCK_STREAM
         SOCK_NONBLOCK
         SOCK_CLOEXEC
@@ -45,6 +46,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int accept4(int fd, sockaddr *address, socklen_t *length, int flags)
     int socket_call "socket"(int domain, int kind, int protocol)
     int getsockopt_call "getsockopt"(int fd, int level, int option, void *value, socklen_t *length)
+    int setsockopt_call "setsockopt"(int fd, int level, int option, const void *value, socklen_t length)
     int getpeername_call "getpeername"(int fd, sockaddr *address, socklen_t *length)
     int shutdown_call "shutdown"(int fd, int how)
 
@@ -136,6 +138,8 @@ cdef extern from "<unistd.h>" nogil:
 
 cdef extern from "Python.h":
     object PyUnicode_DecodeFSDefaultAndSize(const char *text, Py_ssize_t size)
+    bint PyLong_Check(object thing)
+    long PyLong_AsLongAndOverflow(object number, int *overflow) except? -1
 
 cdef enum:
     SCRATCH_BYTES = 128 * 1024
@@ -285,6 +289,17 @@ cdef object address_of(int domain, sockaddr_storage *storage, socklen_t length):
             return path[:size]
         return PyUnicode_DecodeFSDefaultAndSize(path, strnlen(path, size))
     return None
+
+
+cdef bint read_int(object thing, int *number) except -1:
+    # False: no int, or none that C's has room for. The standard module says what is wrong with it.
+    cdef int overflow
+    cdef long value
+    if not PyLong_Check(thing):
+        return False
+    value = PyLong_AsLongAndOverflow(thing, &overflow)
+    number[0] = <int>value
+    return not overflow and number[0] == value
 
 
 cdef bint is_plain(known) except *:
@@ -886,7 +901,14 @@ cdef class SocketCore:
 
     def setsockopt(self, level, optname, /, *value):
         """As socket.setsockopt."""
-        self._inner().setsockopt(level, optname, *value)
+        cdef int numbers[3]
+        # VSOCK has options that are wider than an int.
+        if (len(value) == 1 and self.domain != AF_VSOCK and read_int(level, &numbers[0]) and read_int(optname, &numbers[1])
+                and read_int(value[0], &numbers[2])):
+            if setsockopt_call(self.fd, numbers[0], numbers[1], &numbers[2], sizeof(int)) < 0:
+                raise socket_error(errno)
+        else:
+            self._inner().setsockopt(level, optname, *value)
         if (level == SOL_SOCKET and optname == SO_OOBINLINE) or (level == IPPROTO_TCP and optname == TCP_ULP):
             self.short_means_drained = False
 

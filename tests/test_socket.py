@@ -37,6 +37,7 @@ from sockets import (
 )
 
 import greenio
+import greenio.debug
 from greenio import socket, spawn, yield_now
 from greenio.pollers import Entry
 from greenio.testing import VirtualClock, wait_all_parked
