@@ -5,10 +5,12 @@ handful of instructions. `run(main)` starts the first one, `spawn(fn, *args)` th
 and the next one runs.
 """
 
+import importlib as _importlib
 import platform as _platform
 import sys as _sys
 from threading import BrokenBarrierError, local
 from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
 if (
     _sys.platform != "linux"
@@ -22,7 +24,7 @@ if (
         f"{_platform.python_implementation()} {_platform.python_version()} on {_platform.system()} on {_platform.machine()}"
     )
 
-from greenio import from_thread, os, selectors, socket, ssl, subprocess
+from greenio import from_thread, os, selectors, socket, subprocess
 from greenio._broadcast import Broadcast, Subscription
 from greenio._channels import Channel, ChannelStatistics, receiving, sending
 from greenio._connect import connect_tcp, connect_unix
@@ -75,6 +77,7 @@ from greenio._threads import ThreadLimiter, configure_threads, current_default_l
 from greenio._time import current_time, sleep, sleep_until
 
 if _TYPE_CHECKING:
+    from greenio import ssl
     from greenio._select_module import SelectModule as _SelectModule
 
     select: _SelectModule  # a module that can be called, which type checkers do not know
@@ -176,3 +179,9 @@ __all__ = [
     "writable",
     "yield_now",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    if name == "ssl":  # not before it is asked for: it loads OpenSSL
+        return _importlib.import_module("greenio.ssl")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
