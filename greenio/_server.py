@@ -502,6 +502,7 @@ class Server:
         self._handlers: dict[Fiber[None], Stream] = {}
         self._unstarted: BaseException | None = None  # why a handler's fiber could not begin
         self._draining = False
+        self._drainers: set[Fiber[Any]] = set()  # in drain: of handlers that drain, none waits for another
         self._closed = Event()
         self._failure: BaseException | None = None
         self._accepted = self._finished = self._failed = self._cancelled = self._lost = 0
@@ -730,7 +731,8 @@ class Server:
         """Stop accepting; let busy handlers finish within *grace* seconds; cancel those that are left, and wait for them to end.
 
         Connections that wait in the backlog are reset. May be called by a handler: its own connection is not counted,
-        and ends when it returns. In a forked child, which has no handlers, it closes the child's copies and no connection.
+        and ends when it returns; nor is that of another one that drains already. In a forked child, which has no handlers, it
+        closes the child's copies and no connection.
 
         Args:
             grace: seconds; None: as given to serve.
@@ -748,14 +750,18 @@ class Server:
         self._stop_accepting()
         me = current_fiber()
         waiting = self._others(me)
+        self._drainers.add(me)
         try:
             if waiting:
                 with move_on_after(self._grace if grace is None else grace):
                     for fiber in waiting:
                         fiber.join()
         finally:
-            self._cancel_all(me)
-            self._closed.set()
+            try:
+                self._cancel_all(me)
+            finally:
+                self._drainers.discard(me)
+                self._closed.set()
         left = sum(not fiber.done() for fiber in waiting)
         cancelled = sum(fiber.done() and fiber.cancelled() for fiber in waiting)
         if left:
@@ -786,7 +792,9 @@ class Server:
         self._listener.close()
 
     def _others(self, me: Fiber[Any]) -> list[Fiber[None]]:
-        return [fiber for fiber in self._handlers if fiber is not me]
+        """Whom a drain by *me* waits for: handlers. Not for those that drain too, if it is one: they would wait for each other."""
+        left_out = self._drainers if me in self._handlers else ()
+        return [fiber for fiber in self._handlers if fiber is not me and fiber not in left_out]
 
     def _cancel_all(self, me: Fiber[Any]) -> None:
         """Cancels the handlers that are left and waits for them, a bounded time."""
