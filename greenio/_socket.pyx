@@ -357,11 +357,11 @@ cdef class SocketCore:
                 self._real_close()
 
     cdef inline Watch watch_of(self, Scheduler scheduler):
-        # The one in the caller's scheduler, if it has one: another OS thread may have used the socket last.
+        # The one in the caller's scheduler, if it has one: another OS thread may have used the socket last. It may be of an
+        # earlier file under that number, which was closed behind our back; watch_to_wait finds that out.
         cdef Watch watch = self.watch
         if watch is not None and (watch.scheduler is not scheduler or watch.fd < 0):
             watch = scheduler.watches.get(self.fd)
-            self.watch = watch
         return watch
 
     cdef int64_t deadline(self, Scheduler scheduler) except? -2:
@@ -379,8 +379,8 @@ cdef class SocketCore:
             fail(scheduler, EBADF)
         if self.never_waits():
             fail(scheduler, EAGAIN)
-        watch = self.watch_of(scheduler)
-        if watch is None:
+        watch = self.watch
+        if watch is None or watch.scheduler is not scheduler or watch.fd < 0:
             watch = self.watch = scheduler.watch_for(self.fd)
         return watch
 

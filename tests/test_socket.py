@@ -1828,6 +1828,46 @@ def test_a_socket_used_by_two_schedulers() -> None:
         assert sorted(found) == [b"%03d" % number for number in range(900)]
 
 
+def test_a_number_used_again_is_registered_anew_also_by_the_scheduler_that_knew_the_old_file() -> None:
+    numbers: greenio.Queue[int] = greenio.Queue()
+    reused: greenio.Queue[Any] = greenio.Queue()
+    found: list[bytes] = []
+
+    def knew_the_old_one() -> None:
+        def main() -> None:
+            left, right = socket.socketpair()
+            with left:
+                reader = spawn(right.recv, 1)
+                wait_all_parked()
+                reader.cancel()
+                numbers.put(right.fileno())
+                with greenio.move_on_after(5):
+                    found.append(reused.get().recv(10))
+                right.detach()
+
+        greenio.run(main)
+
+    def main() -> None:
+        number = numbers.get(timeout=30)
+        left, right = standard.socketpair()
+        with right:
+            os.dup2(left.fileno(), number)  # closes what was there, as os.close would
+            left.close()
+            with socket.socket(fileno=number) as new:
+                reader = spawn(new.recv, 1)
+                wait_all_parked()
+                reader.cancel()
+                wait_all_parked()
+                right.sendall(b"hello")
+                reused.put(new)
+                greenio.to_thread(thread.join)
+
+    thread = threading.Thread(target=knew_the_old_one)
+    thread.start()
+    greenio.run(main)
+    assert found == [b"hello"]
+
+
 def test_closing_wakes_the_waiters_of_every_scheduler() -> None:
     left, right = socket.socketpair()
     ready = [threading.Event(), threading.Event()]
