@@ -686,7 +686,10 @@ class Server:
         finally:
             stream.__exit__(Cancelled, Cancelled(), None)  # at once; nothing is left to do if close() was called
         if error is not None:
-            self._tell(stream, error)
+            try:
+                self._tell(stream, error)
+            finally:
+                error = None  # its traceback holds this frame
 
     def _shake_hands(self, stream: Stream) -> bool:
         try:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import gc
 import logging
 import math
 import os
@@ -12,6 +13,7 @@ import socket as standard
 import stat
 import threading
 import tracemalloc
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -311,6 +313,30 @@ def test_handler_failure_is_logged_with_connection_and_traceback_and_ends_only_t
     assert f"{host}:{port}" in record.getMessage()
     assert "ZeroDivisionError: on request" in caplog.text
     assert server.statistics().failed == 1
+
+
+@fibers
+def test_failed_handler_leaves_no_reference_cycle(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failure(Exception):
+        pass
+
+    def handler(_: Stream) -> None:
+        error = Failure()
+        left.append(weakref.ref(error))
+        try:
+            raise error
+        finally:
+            del error
+
+    left: list[weakref.ref[Failure]] = []
+    monkeypatch.setattr(logging.getLogger("greenio"), "disabled", True)  # pytest keeps records
+    gc.disable()
+    try:
+        with serve(handler, LOCALHOST) as server, connect(server) as stream:
+            assert stream.read() == b""
+        assert [each() for each in left] == [None]
+    finally:
+        gc.enable()
 
 
 @fibers
