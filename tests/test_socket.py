@@ -245,6 +245,7 @@ ON_ANY: dict[str, Callable[[Any], Any]] = {
     "connect host NUL": lambda sock: sock.connect(("a\0b", 5)),
     "connect other family": lambda sock: sock.connect(("::1", 5)),
     "connect_ex other family": lambda sock: sock.connect_ex(("::1", 5)),
+    "connect host bytearray": lambda sock: sock.connect((bytearray(b"127.0.0.1"), 70000)),
     "connect_ex str": lambda sock: sock.connect_ex("abc"),
     "fileno": lambda sock: sock.fileno() >= 0,
     "detach closed": lambda sock: sock.detach() if sock.fileno() < 0 else -1,
@@ -337,6 +338,34 @@ def test_connect_ex_returns_what_the_standard_one_returns(timeout: float | None)
             sock.settimeout(timeout)
             said.append(sock.connect_ex(("255.255.255.255", 1)))
         return said
+
+    assert of(socket) == of(standard)
+
+
+@fibers
+def test_connect_ex_raises_what_is_about_the_address_and_not_from_the_system() -> None:
+    def of(module: Any, family: int, address: Any) -> Any:
+        with module.socket(family) as sock:
+            return outcome(lambda: sock.connect_ex(address))
+
+    for family, address in (
+        (standard.AF_UNIX, "x" * 108),
+        (standard.AF_UNIX, "\0" + "x" * 108),
+        (standard.AF_INET6, ("<broadcast>", 1)),
+    ):
+        assert of(socket, family, address) == of(standard, family, address)
+        with pytest.raises(OSError), socket.socket(family) as sock:
+            sock.connect_ex(address)
+
+
+@pytest.mark.parametrize(
+    "host", ["a..b", ".", "a" * 70, "\ud800", b"\xff", bytearray(b"127.0.0.1"), b"127.0.0.1"], ids=ascii
+)
+@fibers
+def test_a_host_that_is_no_name_fails_as_with_the_standard_class(host: Any) -> None:
+    def of(module: Any) -> Any:
+        with module.socket() as sock:
+            return outcome(lambda: sock.bind((host, 0)))
 
     assert of(socket) == of(standard)
 
@@ -2080,6 +2109,18 @@ def test_sockets_leave_no_references() -> None:
     gc.collect()
     assert sum(isinstance(each, (socket.socket, greenio.Fiber)) for each in gc.get_objects()) == before
     assert greenio.current_scheduler().poller.registered <= 1  # signals
+
+
+@fibers
+def test_close_takes_any_descriptor_as_the_standard_one() -> None:
+    reading, writing = os.pipe()
+    waiter = spawn(greenio.wait_readable, reading)
+    wait_all_parked()
+    socket.close(reading)
+    assert waiter.exception().errno == errno.EBADF
+    socket.close(writing)
+    for wrong in (-1, writing, 1.0, "1"):
+        assert outcome(functools.partial(socket.close, wrong))[0] == outcome(functools.partial(standard.close, wrong))[0]
 
 
 @fibers
