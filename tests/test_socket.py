@@ -2120,7 +2120,9 @@ def test_close_takes_any_descriptor_as_the_standard_one() -> None:
     assert waiter.exception().errno == errno.EBADF
     socket.close(writing)
     for wrong in (-1, writing, 1.0, "1"):
-        assert outcome(functools.partial(socket.close, wrong))[0] == outcome(functools.partial(standard.close, wrong))[0]
+        assert (
+            outcome(functools.partial(socket.close, wrong))[0] == outcome(functools.partial(standard.close, wrong))[0]
+        )
 
 
 @fibers
