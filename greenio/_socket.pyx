@@ -33,6 +33,7 @@ cdef extern from "<sys/socket.h>" nogil:
         SOCK_CLOEXEC
         SOL_SOCKET
         SO_ERROR
+        SO_LINGER
         SO_OOBINLINE
         MSG_DONTWAIT
         MSG_ERRQUEUE
@@ -43,6 +44,9 @@ cdef extern from "<sys/socket.h>" nogil:
         MSG_WAITALL
     struct sockaddr:
         pass
+    struct linger:
+        int l_onoff
+        int l_linger
     int accept4(int fd, sockaddr *address, socklen_t *length, int flags)
     int socket_call "socket"(int domain, int kind, int protocol)
     int getsockopt_call "getsockopt"(int fd, int level, int option, void *value, socklen_t *length)
@@ -291,6 +295,29 @@ cdef object address_of(int domain, sockaddr_storage *storage, socklen_t length):
     return None
 
 
+cdef bint lingers(int fd) noexcept:
+    # Whether close waits for the peer: SO_LINGER, which O_NONBLOCK does not soften.
+    cdef linger option
+    cdef socklen_t length = sizeof(option)
+    return getsockopt_call(fd, SOL_SOCKET, SO_LINGER, &option, &length) == 0 and option.l_onoff != 0 and option.l_linger != 0
+
+
+cdef void drop_linger(int fd) noexcept:
+    # The kernel sends what is left, and nobody is told whether it arrives.
+    cdef linger option
+    if lingers(fd):
+        memset(&option, 0, sizeof(option))
+        setsockopt_call(fd, SOL_SOCKET, SO_LINGER, &option, sizeof(option))
+
+
+def _close_at_once(int fd):
+    """Close a socket's descriptor without SO_LINGER's wait."""
+    drop_linger(fd)
+    # ECONNRESET: the peer was faster. The descriptor is closed all the same.
+    if close_call(fd) < 0 and errno != EINTR and errno != ECONNRESET:
+        raise socket_error(errno)
+
+
 cdef bint read_int(object thing, int *number) except -1:
     # False: no int, or none that C's has room for. The standard module says what is wrong with it.
     cdef int overflow
@@ -354,6 +381,7 @@ cdef class SocketCore:
             try:
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             finally:
+                drop_linger(self.fd)         # whoever lets go of the last reference does not wait
                 self._real_close()
 
     cdef inline Watch watch_of(self, Scheduler scheduler):
@@ -958,7 +986,11 @@ cdef class SocketCore:
         return self.protocol
 
     def close(self):
-        """Close it: who waits on it gets OSError (EBADF). Open makefile() files keep the descriptor until they are closed."""
+        """Close it: who waits on it gets OSError (EBADF). Open makefile() files keep the descriptor until they are closed.
+
+        Where SO_LINGER asks for that, it parks until the peer has got everything or the time is over. Cancelled ends the wait; the
+        socket is closed all the same.
+        """
         self._closed = True
         if self._io_refs <= 0:
             self._real_close()
@@ -971,9 +1003,16 @@ cdef class SocketCore:
 
     def _real_close(self):
         fd = self.detach()
-        # ECONNRESET: the peer was faster. The descriptor is closed all the same.
-        if fd >= 0 and close_call(fd) < 0 and errno != EINTR and errno != ECONNRESET:
-            raise socket_error(errno)
+        if fd < 0:
+            return
+        if self.kind == SOCK_STREAM and self.domain != AF_UNIX and lingers(fd):
+            self._close_lingering(fd)
+        else:
+            _close_at_once(fd)
+
+    def _close_lingering(self, fd):
+        """Close *fd*, which has been detached; the one that can wait for SO_LINGER elsewhere overrides this."""
+        _close_at_once(fd)
 
     def detach(self):
         """Give the descriptor away, open, and forget it; who waits on it gets OSError (EBADF). -1 if it is closed."""

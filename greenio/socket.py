@@ -3,6 +3,7 @@
 All of them: the class, what makes one, lookups of names, constants, and what never waits.
 """
 
+import contextlib
 import errno
 import os
 import socket as _standard
@@ -20,7 +21,7 @@ from greenio._dns import (
 )
 from greenio._io import notify_closing
 from greenio._messages import MessageCore
-from greenio._socket import SocketCore, _standard_socket, set_socket_class
+from greenio._socket import SocketCore, _close_at_once, _standard_socket, set_socket_class
 from greenio._socket_names import *  # noqa: F403
 from greenio._socket_names import EAGAIN as EAGAIN
 from greenio._socket_names import EBADF as EBADF
@@ -155,6 +156,23 @@ class socket(MessageCore):
     def bind(self, address: Address) -> None:
         """As socket.bind; a host that is a name is looked up as connect does."""
         super().bind(self._looked_up(address))
+
+    def _close_lingering(self, fd: int) -> None:
+        # The system's close waits, up to the time that SO_LINGER says: in another OS thread.
+        left = [fd]
+
+        def close() -> None:
+            with contextlib.suppress(IndexError, ConnectionResetError):
+                os.close(left.pop())
+
+        try:
+            call_outside(close, "socket close")
+        except RuntimeError:
+            if not left:
+                raise
+        finally:
+            if left:  # it did not begin: this fiber is cancelled, or there is no thread to be had
+                _close_at_once(left.pop())
 
     def dup(self) -> "socket":
         """A second socket on a copy of the descriptor; both are one connection."""

@@ -2111,6 +2111,58 @@ def test_sockets_leave_no_references() -> None:
     assert greenio.current_scheduler().poller.registered <= 1  # signals
 
 
+@contextlib.contextmanager
+def lingering(seconds: int) -> Iterator[tuple[Any, Any]]:
+    """(a socket whose close waits so long for its peer, the peer, which has not read)."""
+    with connected() as (sock, peer):
+        sock.setsockopt(standard.SOL_SOCKET, standard.SO_LINGER, struct.pack("ii", 1, seconds))
+        fill(sock)
+        yield sock, peer
+
+
+@fibers
+def test_a_lingering_close_parks_until_the_peer_has_everything() -> None:
+    with lingering(10) as (sock, peer):
+        number = sock.fileno()
+        closing = spawn(sock.close)
+        for _ in range(10):
+            yield_now()  # the OS thread is free
+        assert closing.waits_for[0] == "socket close"
+        assert sock.fileno() == -1
+        received = receive_all(peer)
+        assert len(received) > 0
+        peer.close()
+        closing.result()
+        assert not os.path.exists(f"/proc/self/fd/{number}")
+
+
+@fibers
+def test_a_lingering_close_that_is_cancelled_or_never_waited_for_closes_all_the_same() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with lingering(10) as (sock, peer):
+        closing = spawn(sock.close)
+        yield_now()
+        assert closing.waits_for[0] == "socket close"
+        closing.cancel()
+        closing.join()
+        assert closing.cancelled()
+        peer.close()
+    with lingering(10) as (sock, peer):
+        with greenio.CancelScope() as scope:
+            scope.cancel()
+            sock.close()
+        assert scope.cancelled_caught
+        assert sock.fileno() == -1
+    with lingering(10) as (sock, peer):
+        copy = socket.socket(fileno=sock.detach())
+        with pytest.warns(ResourceWarning, match="unclosed"):
+            del copy
+        assert receive_all(peer)
+    while greenio.debug.thread_stats()["busy"]:
+        yield_now()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 @fibers
 def test_close_takes_any_descriptor_as_the_standard_one() -> None:
     reading, writing = os.pipe()
