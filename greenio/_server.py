@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, cast
 
 from greenio import socket
+from greenio._connect import addresses_of
 from greenio._errors import Cancelled
 from greenio._scheduler import Fiber, current_fiber, running_scheduler, spawn
 from greenio._scopes import move_on_after, shield
@@ -218,7 +219,7 @@ def _listen_targets(host: str | Sequence[str] | None, port: int, family: int) ->
     hosts = [host] if host is None or isinstance(host, str) else list(host)
     targets: list[tuple[int, Any]] = []
     for each in hosts:
-        found = socket.getaddrinfo(each or None, port, family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
+        found = addresses_of(each or None, port, family, socket.AI_PASSIVE)
         targets += [(int(kind), address) for kind, _, _, _, address in found]
     targets = list(dict.fromkeys(targets))
     if not targets:
