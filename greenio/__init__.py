@@ -8,9 +8,9 @@ and the next one runs.
 import importlib as _importlib
 import platform as _platform
 import sys as _sys
+import typing as _typing
 from threading import BrokenBarrierError, local
 from typing import TYPE_CHECKING as _TYPE_CHECKING
-from typing import Any as _Any
 
 if (
     _sys.platform != "linux"
@@ -180,8 +180,9 @@ __all__ = [
     "yield_now",
 ]
 
+if not _typing.TYPE_CHECKING:  # to type checkers it would say that any name is there
 
-def __getattr__(name: str) -> _Any:
-    if name == "ssl":  # not before it is asked for: it loads OpenSSL
-        return _importlib.import_module("greenio.ssl")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        if name == "ssl":  # not before it is asked for: it loads OpenSSL
+            return _importlib.import_module("greenio.ssl")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
