@@ -10,7 +10,6 @@ import sys as _sys
 from importlib import import_module as _import_module
 from threading import BrokenBarrierError, local
 from typing import TYPE_CHECKING as _TYPE_CHECKING
-from typing import Any as _Any
 
 if (
     _sys.platform != "linux"
@@ -78,6 +77,8 @@ from greenio._task_groups import TaskGroup
 from greenio._threads import ThreadLimiter, configure_threads, current_default_limiter, to_thread
 from greenio._time import current_time, sleep, sleep_until
 
+_LATE = frozenset({"os", "selectors", "ssl", "subprocess"})
+
 if _TYPE_CHECKING:
     from greenio import os, selectors, ssl, subprocess
     from greenio._select_module import SelectModule as _SelectModule
@@ -86,18 +87,12 @@ if _TYPE_CHECKING:
 else:
     from greenio import select  # type: ignore[assignment]
 
-_LATE = frozenset({"os", "selectors", "ssl", "subprocess"})
-
-
-def __getattr__(name: str) -> _Any:
-    # Mirrors that load much, OpenSSL among it: when they are asked for.
-    if name in _LATE:
-        return _import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATE})
+    # Where no type checker sees it: with this, it would take any name for one of ours.
+    def __getattr__(name):
+        """A mirror that loads much, OpenSSL among it: when it is asked for."""
+        if name in _LATE:
+            return _import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = [
@@ -195,3 +190,7 @@ __all__ = [
     "writable",
     "yield_now",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATE})

@@ -133,8 +133,16 @@ def _finished(sock: socket.socket, address: Any, tls: TLS, server_hostname: str 
         raise
 
 
+def addresses_of(host: str | None, port: int | str, family: int = 0, flags: int = 0) -> list[Any]:
+    """As getaddrinfo, for streams. A text that cannot be a name is one that is not known: gaierror, not UnicodeError."""
+    try:
+        return socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, 0, flags)
+    except UnicodeError as error:
+        raise socket.gaierror(socket.EAI_NONAME, f"{host!r} cannot be a name: {error}") from None
+
+
 def _targets(host: str, port: int | str, family: int) -> list[Target]:
-    found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+    found = addresses_of(host, port, family)
     targets = [(int(family), int(kind), proto, address) for family, kind, proto, _, address in found]
     if not targets:
         raise OSError(errno.EADDRNOTAVAIL, f"no address for {host!r}")
@@ -146,9 +154,7 @@ def _sources(local: tuple[str | None, int] | None) -> dict[int, Any] | None:
     if local is None:
         return None
     sources: dict[int, Any] = {}
-    for family, _, _, _, address in socket.getaddrinfo(
-        local[0] or None, local[1], 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE
-    ):
+    for family, _, _, _, address in addresses_of(local[0] or None, local[1], flags=socket.AI_PASSIVE):
         sources.setdefault(int(family), address)
     return sources
 

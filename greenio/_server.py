@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, cast
 
 from greenio import socket
+from greenio._connect import addresses_of
 from greenio._errors import Cancelled
 from greenio._scheduler import Fiber, current_fiber, running_scheduler, spawn
 from greenio._scopes import move_on_after, shield
@@ -218,7 +219,7 @@ def _listen_targets(host: str | Sequence[str] | None, port: int, family: int) ->
     hosts = [host] if host is None or isinstance(host, str) else list(host)
     targets: list[tuple[int, Any]] = []
     for each in hosts:
-        found = socket.getaddrinfo(each or None, port, family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
+        found = addresses_of(each or None, port, family, socket.AI_PASSIVE)
         targets += [(int(kind), address) for kind, _, _, _, address in found]
     targets = list(dict.fromkeys(targets))
     if not targets:
@@ -502,6 +503,7 @@ class Server:
         self._handlers: dict[Fiber[None], Stream] = {}
         self._unstarted: BaseException | None = None  # why a handler's fiber could not begin
         self._draining = False
+        self._drainers: set[Fiber[Any]] = set()  # in drain: of handlers that drain, none waits for another
         self._closed = Event()
         self._failure: BaseException | None = None
         self._accepted = self._finished = self._failed = self._cancelled = self._lost = 0
@@ -685,7 +687,10 @@ class Server:
         finally:
             stream.__exit__(Cancelled, Cancelled(), None)  # at once; nothing is left to do if close() was called
         if error is not None:
-            self._tell(stream, error)
+            try:
+                self._tell(stream, error)
+            finally:
+                error = None  # its traceback holds this frame
 
     def _shake_hands(self, stream: Stream) -> bool:
         try:
@@ -730,7 +735,8 @@ class Server:
         """Stop accepting; let busy handlers finish within *grace* seconds; cancel those that are left, and wait for them to end.
 
         Connections that wait in the backlog are reset. May be called by a handler: its own connection is not counted,
-        and ends when it returns. In a forked child, which has no handlers, it closes the child's copies and no connection.
+        and ends when it returns; nor is that of another one that drains already. In a forked child, which has no handlers, it
+        closes the child's copies and no connection.
 
         Args:
             grace: seconds; None: as given to serve.
@@ -748,14 +754,18 @@ class Server:
         self._stop_accepting()
         me = current_fiber()
         waiting = self._others(me)
+        self._drainers.add(me)
         try:
             if waiting:
                 with move_on_after(self._grace if grace is None else grace):
                     for fiber in waiting:
                         fiber.join()
         finally:
-            self._cancel_all(me)
-            self._closed.set()
+            try:
+                self._cancel_all(me)
+            finally:
+                self._drainers.discard(me)
+                self._closed.set()
         left = sum(not fiber.done() for fiber in waiting)
         cancelled = sum(fiber.done() and fiber.cancelled() for fiber in waiting)
         if left:
@@ -786,7 +796,9 @@ class Server:
         self._listener.close()
 
     def _others(self, me: Fiber[Any]) -> list[Fiber[None]]:
-        return [fiber for fiber in self._handlers if fiber is not me]
+        """Whom a drain by *me* waits for: handlers. Not for those that drain too, if it is one: they would wait for each other."""
+        left_out = self._drainers if me in self._handlers else ()
+        return [fiber for fiber in self._handlers if fiber is not me and fiber not in left_out]
 
     def _cancel_all(self, me: Fiber[Any]) -> None:
         """Cancels the handlers that are left and waits for them, a bounded time."""

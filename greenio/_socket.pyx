@@ -27,11 +27,13 @@ cdef extern from "<sys/socket.h>" nogil:
         AF_INET
         AF_INET6
         AF_UNIX
+        AF_VSOCK
         SOCK_STREAM
         SOCK_NONBLOCK
         SOCK_CLOEXEC
         SOL_SOCKET
         SO_ERROR
+        SO_LINGER
         SO_OOBINLINE
         MSG_DONTWAIT
         MSG_ERRQUEUE
@@ -42,9 +44,13 @@ cdef extern from "<sys/socket.h>" nogil:
         MSG_WAITALL
     struct sockaddr:
         pass
+    struct linger:
+        int l_onoff
+        int l_linger
     int accept4(int fd, sockaddr *address, socklen_t *length, int flags)
     int socket_call "socket"(int domain, int kind, int protocol)
     int getsockopt_call "getsockopt"(int fd, int level, int option, void *value, socklen_t *length)
+    int setsockopt_call "setsockopt"(int fd, int level, int option, const void *value, socklen_t length)
     int getpeername_call "getpeername"(int fd, sockaddr *address, socklen_t *length)
     int shutdown_call "shutdown"(int fd, int how)
 
@@ -136,6 +142,8 @@ cdef extern from "<unistd.h>" nogil:
 
 cdef extern from "Python.h":
     object PyUnicode_DecodeFSDefaultAndSize(const char *text, Py_ssize_t size)
+    bint PyLong_Check(object thing)
+    long PyLong_AsLongAndOverflow(object number, int *overflow) except? -1
 
 cdef enum:
     SCRATCH_BYTES = 128 * 1024
@@ -287,6 +295,40 @@ cdef object address_of(int domain, sockaddr_storage *storage, socklen_t length):
     return None
 
 
+cdef bint lingers(int fd) noexcept:
+    # Whether close waits for the peer: SO_LINGER, which O_NONBLOCK does not soften.
+    cdef linger option
+    cdef socklen_t length = sizeof(option)
+    return getsockopt_call(fd, SOL_SOCKET, SO_LINGER, &option, &length) == 0 and option.l_onoff != 0 and option.l_linger != 0
+
+
+cdef void drop_linger(int fd) noexcept:
+    # The kernel sends what is left, and nobody is told whether it arrives.
+    cdef linger option
+    if lingers(fd):
+        memset(&option, 0, sizeof(option))
+        setsockopt_call(fd, SOL_SOCKET, SO_LINGER, &option, sizeof(option))
+
+
+def _close_at_once(int fd):
+    """Close a socket's descriptor without SO_LINGER's wait."""
+    drop_linger(fd)
+    # ECONNRESET: the peer was faster. The descriptor is closed all the same.
+    if close_call(fd) < 0 and errno != EINTR and errno != ECONNRESET:
+        raise socket_error(errno)
+
+
+cdef bint read_int(object thing, int *number) except -1:
+    # False: no int, or none that C's has room for. The standard module says what is wrong with it.
+    cdef int overflow
+    cdef long value
+    if not PyLong_Check(thing):
+        return False
+    value = PyLong_AsLongAndOverflow(thing, &overflow)
+    number[0] = <int>value
+    return not overflow and number[0] == value
+
+
 cdef bint is_plain(known) except *:
     # No urgent data among the rest, and no protocol such as TLS on top of TCP, which ends a read at the end of a record.
     if known.getsockopt(SOL_SOCKET, SO_OOBINLINE):
@@ -339,14 +381,15 @@ cdef class SocketCore:
             try:
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             finally:
+                drop_linger(self.fd)         # whoever lets go of the last reference does not wait
                 self._real_close()
 
     cdef inline Watch watch_of(self, Scheduler scheduler):
-        # The one in the caller's scheduler, if it has one: another OS thread may have used the socket last.
+        # The one in the caller's scheduler, if it has one: another OS thread may have used the socket last. It may be of an
+        # earlier file under that number, which was closed behind our back; watch_to_wait finds that out.
         cdef Watch watch = self.watch
         if watch is not None and (watch.scheduler is not scheduler or watch.fd < 0):
             watch = scheduler.watches.get(self.fd)
-            self.watch = watch
         return watch
 
     cdef int64_t deadline(self, Scheduler scheduler) except? -2:
@@ -364,8 +407,8 @@ cdef class SocketCore:
             fail(scheduler, EBADF)
         if self.never_waits():
             fail(scheduler, EAGAIN)
-        watch = self.watch_of(scheduler)
-        if watch is None:
+        watch = self.watch
+        if watch is None or watch.scheduler is not scheduler or watch.fd < 0:
             watch = self.watch = scheduler.watch_for(self.fd)
         return watch
 
@@ -886,7 +929,14 @@ cdef class SocketCore:
 
     def setsockopt(self, level, optname, /, *value):
         """As socket.setsockopt."""
-        self._inner().setsockopt(level, optname, *value)
+        cdef int numbers[3]
+        # VSOCK has options that are wider than an int.
+        if (len(value) == 1 and self.domain != AF_VSOCK and read_int(level, &numbers[0]) and read_int(optname, &numbers[1])
+                and read_int(value[0], &numbers[2])):
+            if setsockopt_call(self.fd, numbers[0], numbers[1], &numbers[2], sizeof(int)) < 0:
+                raise socket_error(errno)
+        else:
+            self._inner().setsockopt(level, optname, *value)
         if (level == SOL_SOCKET and optname == SO_OOBINLINE) or (level == IPPROTO_TCP and optname == TCP_ULP):
             self.short_means_drained = False
 
@@ -936,7 +986,11 @@ cdef class SocketCore:
         return self.protocol
 
     def close(self):
-        """Close it: who waits on it gets OSError (EBADF). Open makefile() files keep the descriptor until they are closed."""
+        """Close it: who waits on it gets OSError (EBADF). Open makefile() files keep the descriptor until they are closed.
+
+        Where SO_LINGER asks for that, it parks until the peer has got everything or the time is over. Cancelled ends the wait; the
+        socket is closed all the same.
+        """
         self._closed = True
         if self._io_refs <= 0:
             self._real_close()
@@ -949,9 +1003,16 @@ cdef class SocketCore:
 
     def _real_close(self):
         fd = self.detach()
-        # ECONNRESET: the peer was faster. The descriptor is closed all the same.
-        if fd >= 0 and close_call(fd) < 0 and errno != EINTR and errno != ECONNRESET:
-            raise socket_error(errno)
+        if fd < 0:
+            return
+        if self.kind == SOCK_STREAM and self.domain != AF_UNIX and lingers(fd):
+            self._close_lingering(fd)
+        else:
+            _close_at_once(fd)
+
+    def _close_lingering(self, fd):
+        """Close *fd*, which has been detached; the one that can wait for SO_LINGER elsewhere overrides this."""
+        _close_at_once(fd)
 
     def detach(self):
         """Give the descriptor away, open, and forget it; who waits on it gets OSError (EBADF). -1 if it is closed."""

@@ -12,7 +12,6 @@ import socket as standard
 import sys
 from collections import namedtuple
 
-from greenio import ssl
 from greenio._errors import IncompleteReadError, LimitExceeded
 from greenio._scopes import CancelScope, move_on_after, timeout as time_limit
 from greenio.socket import socket as plain_socket
@@ -77,6 +76,12 @@ StreamStatistics.__doc__ = """What Stream.statistics() returns.
     unsent: bytes written and not yet sent.
     since: when the stream was made, in seconds on current_time()'s clock.
     """
+
+
+cdef object tls_module():
+    # Not before it is asked for: it loads OpenSSL.
+    from greenio import ssl
+    return ssl
 
 
 cdef object closed_error():
@@ -475,11 +480,14 @@ cdef class Stream:
             if view.len == 0:
                 raise ValueError("a separator has at least one byte")
             if self.timeout_seconds is None:
-                return self.read_through(scheduler, <const char *>view.buf, view.len, most, False)
-            with time_limit(self.timeout_seconds):
-                return self.read_through(scheduler, <const char *>view.buf, view.len, most, False)
+                block = self.read_through(scheduler, <const char *>view.buf, view.len, most, False)
+            else:
+                with time_limit(self.timeout_seconds):
+                    block = self.read_through(scheduler, <const char *>view.buf, view.len, most, False)
         finally:
             PyBuffer_Release(&view)
+        scheduler.spend()                    # a buffer full of blocks must not starve the others
+        return block
 
     def readline(self, *, limit=None):
         """Read a line, with its b"\\n"; what is left at the end may lack it, and is b"" if nothing is. Parks until it has come.
@@ -492,9 +500,12 @@ cdef class Stream:
         cdef Scheduler scheduler = self.begin_reading()
         cdef Py_ssize_t most = self.limit_of(limit)
         if self.timeout_seconds is None:
-            return self.read_through(scheduler, b"\n", 1, most, True)
-        with time_limit(self.timeout_seconds):
-            return self.read_through(scheduler, b"\n", 1, most, True)
+            line = self.read_through(scheduler, b"\n", 1, most, True)
+        else:
+            with time_limit(self.timeout_seconds):
+                line = self.read_through(scheduler, b"\n", 1, most, True)
+        scheduler.spend()
+        return line
 
     cdef Py_ssize_t limit_of(self, limit) except -1:
         cdef Py_ssize_t most
@@ -914,6 +925,7 @@ cdef class Stream:
         """
         cdef Scheduler scheduler = self.begin_writing()
         self.begin_reading()
+        ssl = tls_module()
         if isinstance(self.sock, ssl.SSLSocket):
             raise RuntimeError(f"{self!r} is under TLS already")
         if context is None:
@@ -945,7 +957,7 @@ cdef class Stream:
         self.upgrading = CancelScope()
         try:
             with self.upgrading:
-                made = ssl.start_tls(
+                made = tls_module().start_tls(
                     self.sock, context, server_side=server_side, server_hostname=server_hostname, timeout=timeout)
         except BaseException as error:
             if isinstance(error, OSError) or not isinstance(error, (TypeError, ValueError)) or self.sock.fileno() < 0:

@@ -3,6 +3,7 @@
 All of them: the class, what makes one, lookups of names, constants, and what never waits.
 """
 
+import contextlib
 import errno
 import os
 import socket as _standard
@@ -18,8 +19,9 @@ from greenio._dns import (
     getnameinfo,
     is_numeric,
 )
+from greenio._io import notify_closing
 from greenio._messages import MessageCore
-from greenio._socket import SocketCore, _standard_socket, set_socket_class
+from greenio._socket import SocketCore, _close_at_once, _standard_socket, set_socket_class
 from greenio._socket_names import *  # noqa: F403
 from greenio._socket_names import EAGAIN as EAGAIN
 from greenio._socket_names import EBADF as EBADF
@@ -65,6 +67,16 @@ def _is_name(address: Any) -> bool:
     return isinstance(host, (bytes, bytearray)) and b"\0" not in host
 
 
+def _encoded(host: str | bytes | bytearray) -> bytes:
+    """A name as the standard class encodes it. getaddrinfo itself raises UnicodeError for some that simply are not known."""
+    if not isinstance(host, str):
+        return bytes(host)
+    try:
+        return host.encode("ascii" if host.isascii() else "idna")
+    except UnicodeError:
+        raise TypeError("encoding of hostname failed") from None
+
+
 class socket(MessageCore):
     """A socket whose calls park the fiber; signatures and exceptions are those of socket.socket.
 
@@ -107,7 +119,9 @@ class socket(MessageCore):
         except TimeoutError:
             return errno.EAGAIN
         except OSError as error:
-            return error.errno or errno.EINVAL
+            if error.errno is None:  # about the address; nothing was asked of the system
+                raise
+            return error.errno
 
     def _connect(self, address: Address) -> int:
         address = self._looked_up(address)
@@ -136,12 +150,29 @@ class socket(MessageCore):
     def _looked_up(self, address: Address) -> Address:
         if self.family not in (AddressFamily.AF_INET, AddressFamily.AF_INET6) or not _is_name(address):
             return address
-        found = getaddrinfo(address[0], None, self.family, self.type, self.proto)
+        found = getaddrinfo(_encoded(address[0]), None, self.family, self.type, self.proto)
         return (found[0][4][0], *address[1:])
 
     def bind(self, address: Address) -> None:
         """As socket.bind; a host that is a name is looked up as connect does."""
         super().bind(self._looked_up(address))
+
+    def _close_lingering(self, fd: int) -> None:
+        # The system's close waits, up to the time that SO_LINGER says: in another OS thread.
+        left = [fd]
+
+        def close() -> None:
+            with contextlib.suppress(IndexError, ConnectionResetError):
+                os.close(left.pop())
+
+        try:
+            call_outside(close, "socket close")
+        except RuntimeError:
+            if not left:
+                raise
+        finally:
+            if left:  # it did not begin: this fiber is cancelled, or there is no thread to be had
+                _close_at_once(left.pop())
 
     def dup(self) -> "socket":
         """A second socket on a copy of the descriptor; both are one connection."""
@@ -163,7 +194,12 @@ class socket(MessageCore):
         errors: str | None = None,
         newline: str | None = None,
     ) -> Any:
-        """A file on the socket, as socket.makefile; it parks as the socket does, and obeys its timeout."""
+        """A file on the socket, as socket.makefile; it parks as the socket does, and obeys its timeout.
+
+        With a buffer it is for one fiber at a time: another one's call meanwhile is a RuntimeError (reentrant call), or, in another OS
+        thread, blocks that. A call that ends with TimeoutError or Cancelled may have lost what it had read or was about to write: close
+        the file then. greenio.Stream loses nothing.
+        """
         makefile: Any = _standard.socket.makefile  # made for its own class; asks for no more than ours has
         return makefile(self, mode, buffering, encoding=encoding, errors=errors, newline=newline)
 
@@ -207,12 +243,14 @@ def fromfd(fd: int, family: int, type: int, proto: int = 0) -> socket:
 
 
 def close(fd: int) -> None:
-    """Close a socket's descriptor; who waits on it gets OSError (EBADF). A socket object that has it does not know: detach it first.
+    """Close a descriptor; who waits on it gets OSError (EBADF). A socket object that has it does not know: detach it first.
 
     Raises:
-        OSError: *fd* is no open socket.
+        OSError: *fd* is not open.
     """
-    socket(fileno=fd).close()
+    if fd >= 0:
+        notify_closing(fd)
+    os.close(fd)
 
 
 def create_connection(

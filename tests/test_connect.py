@@ -267,6 +267,21 @@ def test_unknown_name() -> None:
         connect_tcp("no such name", 80)
 
 
+@pytest.mark.parametrize("host", ["a..b", ".", "a" * 70, "\ud800"], ids=ascii)
+@fibers
+def test_text_that_cannot_be_a_name_is_a_name_that_is_not_known(host: str) -> None:
+    for fn in (
+        lambda: connect_tcp(host, 80),
+        lambda: connect_tcp(LOCALHOST, 80, local_address=(host, 0)),
+        lambda: greenio.listen_tcp(host),
+        lambda: greenio.serve(print, host),
+    ):
+        with pytest.raises(socket.gaierror) as caught:
+            fn()
+        assert caught.value.errno == socket.EAI_NONAME
+        assert repr(host) in str(caught.value)
+
+
 @fibers
 def test_local_address_is_bound_and_other_families_are_left_out(names: Any) -> None:
     with answering() as first:

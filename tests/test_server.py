@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import gc
 import logging
 import math
 import os
@@ -12,6 +13,7 @@ import socket as standard
 import stat
 import threading
 import tracemalloc
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,36 @@ def test_listens_on_both_families_with_one_port_and_peers_have_addresses_of_thei
         waiting = parked(listener.accept)
         with connect_tcp(LOCALHOST, listener.port), waiting.result():
             pass
+
+
+@pytest.mark.parametrize("host", [None, LOCALHOST])
+@pytest.mark.parametrize("nodelay", [True, False])
+def test_options_are_set_on_the_listening_sockets_and_on_no_connection(
+    nodelay: bool, host: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_on: list[int] = []
+
+    class Counting(socket.socket):
+        def setsockopt(self, level: int, optname: int, /, *value: Any) -> None:
+            set_on.append(self.fileno())
+            super().setsockopt(level, optname, *value)
+
+    @fibers
+    def main() -> None:
+        with listen_tcp(host, nodelay=nodelay) as listener:
+            assert {sock.fileno() for sock in listener.sockets} == set(set_on)
+            asked = len(set_on)
+            with standard.create_connection((LOCALHOST, listener.port)), listener.accept() as peer:
+                assert bool(peer.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)) == nodelay
+                assert isinstance(peer.socket, Counting)
+            assert len(set_on) == asked
+
+    monkeypatch.setattr(socket, "socket", Counting)
+    greenio._socket.set_socket_class(Counting)
+    try:
+        main()
+    finally:
+        greenio._socket.set_socket_class(Counting.__base__)
 
 
 @fibers
@@ -284,6 +316,30 @@ def test_handler_failure_is_logged_with_connection_and_traceback_and_ends_only_t
 
 
 @fibers
+def test_failed_handler_leaves_no_reference_cycle(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failure(Exception):
+        pass
+
+    def handler(_: Stream) -> None:
+        error = Failure()
+        left.append(weakref.ref(error))
+        try:
+            raise error
+        finally:
+            del error
+
+    left: list[weakref.ref[Failure]] = []
+    monkeypatch.setattr(logging.getLogger("greenio"), "disabled", True)  # pytest keeps records
+    gc.disable()
+    try:
+        with serve(handler, LOCALHOST) as server, connect(server) as stream:
+            assert stream.read() == b""
+        assert [each() for each in left] == [None]
+    finally:
+        gc.enable()
+
+
+@fibers
 def test_peer_that_goes_away_is_no_failure(caplog: Any) -> None:
     caplog.set_level(logging.INFO)
     with serve(echo, LOCALHOST) as server:
@@ -461,6 +517,49 @@ def test_handler_may_drain_the_server() -> None:
         first.write(b"stop\n")
         assert first.readline() == b"1 cancelled\n"
         server.wait()
+
+
+@pytest.mark.parametrize("grace", [0, 5])
+@fibers
+def test_handlers_that_drain_at_the_same_moment_do_not_wait_for_each_other(grace: float) -> None:
+    reports = []
+
+    def handler(stream: Stream) -> None:
+        stream.readline()
+        reports.append(server.drain(grace))
+
+    began = greenio.current_time()
+    with serve(handler, LOCALHOST) as server, contextlib.ExitStack() as stack:
+        streams = [stack.enter_context(connect(server)) for _ in range(3)]
+        wait_all_parked()
+        for stream in streams:
+            stream.write(b"stop\n")
+        server.wait()
+        wait_all_parked()
+    assert server.connections == 0
+    assert reports
+    assert sum(report.stuck for report in reports) == 0
+    assert greenio.current_time() == began
+
+
+@fibers
+def test_leaving_the_block_waits_for_a_handler_that_drains() -> None:
+    ended = []
+
+    def handler(stream: Stream) -> None:
+        if stream.readline() == b"stop\n":
+            server.drain()
+            greenio.sleep(1)
+        else:
+            greenio.sleep(3)
+        ended.append(greenio.current_time())
+
+    with serve(handler, LOCALHOST) as server, connect(server) as one, connect(server) as two:
+        began = greenio.current_time()
+        one.write(b"stop\n")
+        two.write(b"go\n")
+        wait_all_parked()
+    assert ended == [began + 3, began + 4]
 
 
 @fibers

@@ -37,6 +37,7 @@ from sockets import (
 )
 
 import greenio
+import greenio.debug
 from greenio import socket, spawn, yield_now
 from greenio.pollers import Entry
 from greenio.testing import VirtualClock, wait_all_parked
@@ -244,6 +245,7 @@ ON_ANY: dict[str, Callable[[Any], Any]] = {
     "connect host NUL": lambda sock: sock.connect(("a\0b", 5)),
     "connect other family": lambda sock: sock.connect(("::1", 5)),
     "connect_ex other family": lambda sock: sock.connect_ex(("::1", 5)),
+    "connect host bytearray": lambda sock: sock.connect((bytearray(b"127.0.0.1"), 70000)),
     "connect_ex str": lambda sock: sock.connect_ex("abc"),
     "fileno": lambda sock: sock.fileno() >= 0,
     "detach closed": lambda sock: sock.detach() if sock.fileno() < 0 else -1,
@@ -336,6 +338,34 @@ def test_connect_ex_returns_what_the_standard_one_returns(timeout: float | None)
             sock.settimeout(timeout)
             said.append(sock.connect_ex(("255.255.255.255", 1)))
         return said
+
+    assert of(socket) == of(standard)
+
+
+@fibers
+def test_connect_ex_raises_what_is_about_the_address_and_not_from_the_system() -> None:
+    def of(module: Any, family: int, address: Any) -> Any:
+        with module.socket(family) as sock:
+            return outcome(lambda: sock.connect_ex(address))
+
+    for family, address in (
+        (standard.AF_UNIX, "x" * 108),
+        (standard.AF_UNIX, "\0" + "x" * 108),
+        (standard.AF_INET6, ("<broadcast>", 1)),
+    ):
+        assert of(socket, family, address) == of(standard, family, address)
+        with pytest.raises(OSError), socket.socket(family) as sock:
+            sock.connect_ex(address)
+
+
+@pytest.mark.parametrize(
+    "host", ["a..b", ".", "a" * 70, "\ud800", b"\xff", bytearray(b"127.0.0.1"), b"127.0.0.1"], ids=ascii
+)
+@fibers
+def test_a_host_that_is_no_name_fails_as_with_the_standard_class(host: Any) -> None:
+    def of(module: Any) -> Any:
+        with module.socket() as sock:
+            return outcome(lambda: sock.bind((host, 0)))
 
     assert of(socket) == of(standard)
 
@@ -1827,6 +1857,46 @@ def test_a_socket_used_by_two_schedulers() -> None:
         assert sorted(found) == [b"%03d" % number for number in range(900)]
 
 
+def test_a_number_used_again_is_registered_anew_also_by_the_scheduler_that_knew_the_old_file() -> None:
+    numbers: greenio.Queue[int] = greenio.Queue()
+    reused: greenio.Queue[Any] = greenio.Queue()
+    found: list[bytes] = []
+
+    def knew_the_old_one() -> None:
+        def main() -> None:
+            left, right = socket.socketpair()
+            with left:
+                reader = spawn(right.recv, 1)
+                wait_all_parked()
+                reader.cancel()
+                numbers.put(right.fileno())
+                with greenio.move_on_after(5):
+                    found.append(reused.get().recv(10))
+                right.detach()
+
+        greenio.run(main)
+
+    def main() -> None:
+        number = numbers.get(timeout=30)
+        left, right = standard.socketpair()
+        with right:
+            os.dup2(left.fileno(), number)  # closes what was there, as os.close would
+            left.close()
+            with socket.socket(fileno=number) as new:
+                reader = spawn(new.recv, 1)
+                wait_all_parked()
+                reader.cancel()
+                wait_all_parked()
+                right.sendall(b"hello")
+                reused.put(new)
+                greenio.to_thread(thread.join)
+
+    thread = threading.Thread(target=knew_the_old_one)
+    thread.start()
+    greenio.run(main)
+    assert found == [b"hello"]
+
+
 def test_closing_wakes_the_waiters_of_every_scheduler() -> None:
     left, right = socket.socketpair()
     ready = [threading.Event(), threading.Event()]
@@ -2039,6 +2109,72 @@ def test_sockets_leave_no_references() -> None:
     gc.collect()
     assert sum(isinstance(each, (socket.socket, greenio.Fiber)) for each in gc.get_objects()) == before
     assert greenio.current_scheduler().poller.registered <= 1  # signals
+
+
+@contextlib.contextmanager
+def lingering(seconds: int) -> Iterator[tuple[Any, Any]]:
+    """(a socket whose close waits so long for its peer, the peer, which has not read)."""
+    with connected() as (sock, peer):
+        sock.setsockopt(standard.SOL_SOCKET, standard.SO_LINGER, struct.pack("ii", 1, seconds))
+        fill(sock)
+        yield sock, peer
+
+
+@fibers
+def test_a_lingering_close_parks_until_the_peer_has_everything() -> None:
+    with lingering(10) as (sock, peer):
+        number = sock.fileno()
+        closing = spawn(sock.close)
+        for _ in range(10):
+            yield_now()  # the OS thread is free
+        assert closing.waits_for[0] == "socket close"
+        assert sock.fileno() == -1
+        received = receive_all(peer)
+        assert len(received) > 0
+        peer.close()
+        closing.result()
+        assert not os.path.exists(f"/proc/self/fd/{number}")
+
+
+@fibers
+def test_a_lingering_close_that_is_cancelled_or_never_waited_for_closes_all_the_same() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with lingering(10) as (sock, peer):
+        closing = spawn(sock.close)
+        yield_now()
+        assert closing.waits_for[0] == "socket close"
+        closing.cancel()
+        closing.join()
+        assert closing.cancelled()
+        peer.close()
+    with lingering(10) as (sock, peer):
+        with greenio.CancelScope() as scope:
+            scope.cancel()
+            sock.close()
+        assert scope.cancelled_caught
+        assert sock.fileno() == -1
+    with lingering(10) as (sock, peer):
+        copy = socket.socket(fileno=sock.detach())
+        with pytest.warns(ResourceWarning, match="unclosed"):
+            del copy
+        assert receive_all(peer)
+    while greenio.debug.thread_stats()["busy"]:
+        yield_now()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@fibers
+def test_close_takes_any_descriptor_as_the_standard_one() -> None:
+    reading, writing = os.pipe()
+    waiter = spawn(greenio.wait_readable, reading)
+    wait_all_parked()
+    socket.close(reading)
+    assert waiter.exception().errno == errno.EBADF
+    socket.close(writing)
+    for wrong in (-1, writing, 1.0, "1"):
+        assert (
+            outcome(functools.partial(socket.close, wrong))[0] == outcome(functools.partial(standard.close, wrong))[0]
+        )
 
 
 @fibers

@@ -340,6 +340,34 @@ def test_timeout_is_for_the_whole_operation() -> None:
         dripper.cancel()
 
 
+@pytest.mark.parametrize("read", ["readline", "read_until", "read_exactly", "read", "read_into"])
+@fibers
+def test_a_buffer_full_of_messages_starves_nobody(read: str) -> None:
+    reads: dict[str, Callable[[Stream], Any]] = {
+        "readline": lambda stream: stream.readline(),
+        "read_until": lambda stream: stream.read_until(b"\n"),
+        "read_exactly": lambda stream: stream.read_exactly(1),
+        "read": lambda stream: stream.read(1),
+        "read_into": lambda stream: stream.read_into(bytearray(1)),
+    }
+    turns: list[int] = []
+
+    def others() -> None:
+        while True:
+            turns.append(0)
+            greenio.yield_now()
+
+    with streams() as (stream, peer):
+        peer.sendall(b"\n" * 5000)
+        assert stream.read(1) == b"\n"
+        assert stream.buffered >= 1000
+        other = spawn(others)
+        for _ in range(1000):
+            reads[read](stream)
+        other.cancel()
+        assert len(turns) >= 10
+
+
 @fibers
 def test_second_reader_is_told_who_reads() -> None:
     with streams() as (stream, peer):
@@ -864,3 +892,32 @@ def test_close_of_a_stream_leaves_no_descriptor() -> None:
         assert os.listdir("/proc/self/fd") == before
 
     greenio.run(main)
+
+
+def test_openssl_is_loaded_by_the_first_use_of_tls_and_not_before() -> None:
+    run_child(
+        """
+        import sys
+        import greenio
+
+        def main():
+            with greenio.listen_tcp("127.0.0.1") as listener, greenio.connect_tcp("127.0.0.1", listener.port) as one:
+                with listener.accept() as other:
+                    one.write(b"x")
+                    assert other.read(1) == b"x"
+                    assert not {"ssl", "_ssl", "greenio.ssl", "greenio._tls"} & sys.modules.keys()
+                    greenio.spawn(other.read, 1000)
+                    try:
+                        one.start_tls(server_hostname="localhost", timeout=0.01)
+                    except TimeoutError:
+                        pass
+                    assert {"ssl", "_ssl", "greenio.ssl", "greenio._tls"} <= sys.modules.keys()
+
+        greenio.run(main)
+        assert greenio.ssl is sys.modules["greenio.ssl"]
+        try:
+            greenio.tsl
+        except AttributeError as error:
+            assert "tsl" in str(error)
+        """
+    )
