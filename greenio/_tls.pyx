@@ -69,6 +69,8 @@ cdef enum:
     # Taken from the descriptor at once, and given to OpenSSL at once. A BIO never shrinks: this bounds what an idle connection keeps.
     SCRATCH_BYTES = 32 * 1024
     PIECE_BYTES = 32 * 1024
+    # Answers to the peer (key updates, refused renegotiations) that wait for room, beyond which nothing is read before they have gone.
+    ANSWER_BYTES = 64 * 1024
     UNKNOWN = -2                        # a deadline that nobody has needed yet
 
 # Ciphertext lands here and goes straight on into a BIO. The GIL is held in between, so one is enough for the process.
@@ -371,6 +373,10 @@ cdef class TLSCore(MessageCore):
         cdef object error = None
         cdef Py_ssize_t came
         while True:
+            if engine.unsent is not None and engine.outgoing.pending > ANSWER_BYTES:
+                # The peer has OpenSSL write answers, and does not read them.
+                if not self.flush(engine, scheduler, True, "TLS read", deadline_ns):
+                    raise SSLWantWriteError(*WANT_WRITE)
             if engine.ahead is not None:
                 return engine.take_ahead(size, buffer)
             if engine.failure is not None:
@@ -391,7 +397,18 @@ cdef class TLSCore(MessageCore):
             finally:
                 leave_turn(&engine.calling, scheduler)
             if engine.outgoing.pending:
-                self.flush_soon(engine, scheduler)   # an answer, or the alert that tells the peer why
+                try:
+                    self.flush_soon(engine, scheduler)   # an answer, or the alert that tells the peer why
+                except BaseException:
+                    # Over a transport it may park, and be interrupted there.
+                    if error is not None:
+                        engine.failure = error
+                    elif data is not None and engine.ahead is None:
+                        engine.ahead = data if buffer is NULL else PyBytes_FromStringAndSize(buffer, data)
+                        engine.ahead_at = 0
+                        if not engine.ahead:
+                            engine.ahead = None   # the end comes again by itself
+                    raise
             if error is not None:
                 raise error
             if data is not None:

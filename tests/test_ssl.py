@@ -1,6 +1,8 @@
 """greenio.ssl: what the standard module does, with fibers that park; with the standard module itself as peer and as judge."""
 
+import _ssl
 import contextlib
+import ctypes
 import errno
 import fcntl
 import functools
@@ -1223,6 +1225,56 @@ def test_tls_over_an_object_with_recv_and_send() -> None:
         assert server.recv(1) == b"!"
 
 
+class Gate(Relay):
+    """Its send parks while it is closed."""
+
+    def __init__(self, sock: Any) -> None:
+        super().__init__(sock)
+        self.open = greenio.Event()
+        self.open.set()
+
+    def recv(self, count: int) -> bytes:
+        return self.sock.recv(count)
+
+    def send(self, data: bytes) -> int:
+        self.open.wait()
+        return self.sock.send(data)
+
+
+@pytest.mark.parametrize("into", [False, True])
+@fibers
+def test_a_receive_interrupted_while_it_answers_the_peer_keeps_what_came(into: bool) -> None:
+    server, client = server_context(), client_context()
+    server.post_handshake_auth = client.post_handshake_auth = True
+    server.verify_mode = standard.CERT_REQUIRED
+    CA.configure_trust(server)
+    CLIENT_CERTIFICATE.configure_cert(client)
+
+    def gated_pair() -> tuple[Any, Any]:
+        left, right = socket.socketpair()
+        return Gate(left), right
+
+    with connected(client, server, gated_pair) as (one, other):
+        one._transport.open.clear()
+        other.verify_client_post_handshake()
+        other.sendall(b"who are you?")
+        buffer = bytearray(12)
+
+        def receive() -> bytes:
+            if into:
+                assert one.recv_into(buffer) == 12
+            return bytes(buffer) if into else one.recv(100)
+
+        with pytest.raises(TimeoutError), greenio.timeout(1):
+            receive()
+        with greenio.timeout(1):
+            assert receive() == b"who are you?"
+        one._transport.open.set()
+        spawn(one.sendall, b"me")
+        assert other.recv(100) == b"me"
+        assert other.getpeercert()["subjectAltName"] == (("email", "client@example.org"),)
+
+
 # --- waits -----------------------------------------------------------------------------------------------------------
 
 
@@ -1436,6 +1488,61 @@ def test_a_peer_that_does_not_read_holds_memory_flat() -> None:
         sent = caught.value.bytes_sent  # type: ignore[attr-defined]
         assert sent < 30_000_000  # the kernel's buffers, and one piece
         del server
+
+
+@pytest.mark.slow
+def test_a_peer_that_asks_for_answers_and_reads_none_holds_memory_flat() -> None:
+    openssl = ctypes.CDLL(_ssl.__file__)  # its libraries' functions are found through it
+    if not hasattr(openssl, "SSL_key_update"):
+        pytest.skip("OpenSSL's functions cannot be reached: _ssl is linked statically")
+    pointer = ctypes.c_void_p
+    openssl.TLS_client_method.restype = openssl.SSL_CTX_new.restype = openssl.SSL_new.restype = pointer
+    with standard_socket.create_server((LOCALHOST, 0)) as listener:
+        listener.setsockopt(standard_socket.SOL_SOCKET, standard_socket.SO_RCVBUF, 16_384)
+        far = standard_socket.create_connection(listener.getsockname())
+        near, _ = listener.accept()
+    near.setsockopt(standard_socket.SOL_SOCKET, standard_socket.SO_SNDBUF, 16_384)
+    far.setsockopt(standard_socket.SOL_SOCKET, standard_socket.SO_SNDBUF, 16_384)
+    limit = 60_000  # 1.6 MB of requests, and as much of answers
+    asked = 0
+
+    def ask() -> None:
+        nonlocal asked
+        session = pointer(openssl.SSL_new(pointer(openssl.SSL_CTX_new(pointer(openssl.TLS_client_method())))))
+        openssl.SSL_set_fd(session, far.fileno())
+        assert openssl.SSL_connect(session) == 1
+        while asked < limit and openssl.SSL_key_update(session, 1) == 1 and openssl.SSL_do_handshake(session) == 1:
+            asked += 1
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+
+    def rest() -> int:
+        before = -1
+        while asked != before and asked < limit:
+            before = asked
+            greenio.sleep(0.5)
+        return asked
+
+    def main() -> None:
+        server = ssl.start_tls(socket.socket(fileno=near.detach()), server_context(), server_side=True)
+        reading = spawn(server.recv, 100)
+        stuck = rest()
+        assert 0 < stuck < limit  # the kernel's buffers, and some
+        for _ in range(4):
+            far.recv(1_000_000)
+            greenio.sleep(0.1)
+        assert asked > stuck  # there is room again for answers
+        reading.cancel()
+        server.close()
+
+    try:
+        greenio.run(main)
+    finally:
+        with contextlib.suppress(OSError):
+            far.shutdown(standard_socket.SHUT_RDWR)
+        asking.join()
+        far.close()
 
 
 @pytest.mark.parametrize("seed", range(4))
