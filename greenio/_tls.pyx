@@ -122,10 +122,11 @@ cdef inline bint is_taken(Turn *turn) noexcept:
     return turn.holder is not NULL and turn.process == forks
 
 
-cdef int wait_turn(Turn *turn, Scheduler scheduler, TLSCore sock, str reason, int64_t *deadline_ns) except -1:
+cdef bint stand_for_turn(Turn *turn, Scheduler scheduler, TLSCore sock, str reason, int64_t *deadline_ns) except -1:
+    # True: it is ours. False: woken for another reason.
     cdef Place place
     cdef Outcome outcome
-    while is_taken(turn):
+    if is_taken(turn):
         if turn.holder is scheduler.current:
             raise RuntimeError(
                 f"{sock!r} is in the middle of an operation of this very fiber: a callback of its context cannot use it")
@@ -133,11 +134,19 @@ cdef int wait_turn(Turn *turn, Scheduler scheduler, TLSCore sock, str reason, in
             raise SSLWantReadError(*WANT_READ)
         outcome = stand_in_line(&turn.line, &place, scheduler, reason, sock, sock.limit(scheduler, deadline_ns))
         if outcome == SERVED:
-            return 0
-        if outcome == TOO_LATE and is_taken(turn):
-            raise timed_out(reason)
+            return True
+        if is_taken(turn):
+            if outcome == TOO_LATE:
+                raise timed_out(reason)
+            return False
     turn.holder = scheduler.current
     turn.process = forks
+    return True
+
+
+cdef int wait_turn(Turn *turn, Scheduler scheduler, TLSCore sock, str reason, int64_t *deadline_ns) except -1:
+    while not stand_for_turn(turn, scheduler, sock, reason, deadline_ns):
+        pass
     return 0
 
 
@@ -414,10 +423,15 @@ cdef class TLSCore(MessageCore):
             if data is not None:
                 return data
             if came >= 0:
+                # Records without data for us: a peer that has many of them would never let us park.
+                scheduler.spend()
+                scheduler.check()
                 continue
             if engine.stale:
                 # Whoever wants input for something else than reading: each has a look before anybody waits again.
                 leave_turn(&engine.reading, scheduler)
+                if not is_taken(&engine.reading):
+                    engine.stale = 0   # they were interrupted, and have yet to run to say so; or are not in this process
                 enter_turn(&engine.reading, scheduler, self, "TLS read", deadline_ns)
                 continue
             self.wait_input(engine, scheduler, "TLS read", deadline_ns)
@@ -522,10 +536,12 @@ cdef class TLSCore(MessageCore):
             return 0
         engine.wanting += 1
         try:
-            enter_turn(&engine.reading, scheduler, self, reason, deadline_ns)
+            while not stand_for_turn(&engine.reading, scheduler, self, reason, deadline_ns):
+                if engine.feeds != seen:
+                    return 0
         finally:
             engine.wanting -= 1
-            if engine.feeds != seen:
+            if engine.feeds != seen and engine.stale > 0:
                 engine.stale -= 1
         try:
             while engine.feeds == seen:

@@ -1600,6 +1600,66 @@ def test_cancellation_at_any_moment_loses_no_byte(seed: int) -> None:
             job.cancel()
 
 
+@fibers
+def test_records_without_data_do_not_keep_other_fibers_waiting() -> None:
+    many = server_context()
+    many.num_tickets = 600
+    with connected(None, many, socket.socketpair) as (client, server):
+        server.sendall(b"x")  # behind all the tickets, which are there by now
+        reading = spawn(client.recv, 10)
+        others = 0
+
+        def count() -> None:
+            nonlocal others
+            while not reading.done():
+                others += 1
+                greenio.yield_now()
+
+        spawn(count).join()
+        assert reading.result() == b"x"
+        assert others > 0
+
+
+def test_a_reader_goes_on_when_who_also_wanted_input_was_interrupted_and_has_not_run_since() -> None:
+    child = run_child(
+        """
+        import ssl, time
+        import trustme
+        import greenio
+        from greenio import socket, ssl as ours
+        ca = trustme.CA()
+        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        ca.issue_cert("localhost").configure_cert(server)
+        client = ours.create_default_context()
+        ca.configure_trust(client)
+
+        def main():
+            left, right = socket.socketpair()
+            accepting = greenio.spawn(lambda: ours.start_tls(right, server, server_side=True))
+            one = ours.start_tls(left, client, server_hostname="localhost")
+            other = accepting.result()
+            reading = greenio.spawn(one.recv, 100)
+            greenio.sleep(0.01)
+            ending = greenio.spawn(one.unwrap)
+            greenio.sleep(0.01)
+            # The reader becomes ready by these, before the other one by being cancelled.
+            socket.socket.sendall(socket.socket(fileno=other.detach()), b"\x17\x03\x03\x01\x00abc")
+            greenio.spawn(ending.cancel)
+            time.sleep(0.002)
+            greenio.yield_now()
+            greenio.sleep(0.01)
+            assert ending.cancelled()
+            reading.cancel()
+            one.close()
+
+        greenio.run(main)
+        print("ok")
+        """,
+        flags=("-W", "error", "-W", "ignore::ResourceWarning"),
+    )
+    assert child.stdout == "ok\n"
+
+
 # --- the peer asks for writes during reads ---------------------------------------------------------------------------
 
 
