@@ -1643,7 +1643,7 @@ def test_a_reader_goes_on_when_who_also_wanted_input_was_interrupted_and_has_not
             ending = greenio.spawn(one.unwrap)
             greenio.sleep(0.01)
             # The reader becomes ready by these, before the other one by being cancelled.
-            socket.socket.sendall(socket.socket(fileno=other.detach()), b"\x17\x03\x03\x01\x00abc")
+            socket.socket.sendall(socket.socket(fileno=other.detach()), bytes.fromhex("1703030100616263"))
             greenio.spawn(ending.cancel)
             time.sleep(0.002)
             greenio.yield_now()
