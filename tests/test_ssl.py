@@ -1643,19 +1643,20 @@ def test_a_reader_goes_on_when_who_also_wanted_input_was_interrupted_and_has_not
             ending = greenio.spawn(one.unwrap)
             greenio.sleep(0.01)
             # The reader becomes ready by these, before the other one by being cancelled.
-            socket.socket.sendall(socket.socket(fileno=other.detach()), bytes.fromhex("1703030100616263"))
+            below = socket.socket(fileno=other.detach())
+            below.sendall(bytes.fromhex("1703030100616263"))
             greenio.spawn(ending.cancel)
             time.sleep(0.002)
             greenio.yield_now()
             greenio.sleep(0.01)
             assert ending.cancelled()
+            assert not reading.done()
             reading.cancel()
-            one.close()
+            one.close(), below.close()
 
         greenio.run(main)
         print("ok")
         """,
-        flags=("-W", "error", "-W", "ignore::ResourceWarning"),
     )
     assert child.stdout == "ok\n"
 
