@@ -774,6 +774,8 @@ cdef class TLSCore(MessageCore):
                 leave_turn(&engine.calling, scheduler)
             if error is not None:
                 self.flush_soon(engine, scheduler)   # the alert that tells the peer why
+                if isinstance(error, SSLError):
+                    scheduler.check()   # of a callback that was interrupted OpenSSL knows only that it failed
                 raise error
             if not self.flush(engine, scheduler, True, reason, deadline_ns):
                 raise SSLWantWriteError(*WANT_WRITE)

@@ -933,6 +933,29 @@ def test_a_callback_may_park_meanwhile_other_connections_go_on() -> None:
             assert two.recv(100) == b"late"
 
 
+@pytest.mark.parametrize("how", ["cancelled", "timed out"])
+@fibers
+def test_a_handshake_interrupted_in_a_callback_says_so(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: reported.append(args.exc_type))  # _ssl's, of any callback
+    server = server_context()
+    server.sni_callback = lambda *args: greenio.Event().wait() and None
+    left, right = tcp_pair()
+    accepting = spawn(lambda: ssl.start_tls(right, server, server_side=True, timeout=5 if how == "timed out" else None))
+    connecting = spawn(lambda: ssl.start_tls(left, client_context(), server_hostname="localhost"))
+    wait_all_parked()
+    if how == "cancelled":
+        accepting.cancel()
+        accepting.join()
+        assert accepting.cancelled()
+    else:
+        with pytest.raises(TimeoutError):
+            accepting.result()
+    with pytest.raises((standard.SSLError, OSError)):
+        connecting.result()
+    assert reported == [greenio.Cancelled]
+
+
 @fibers
 def test_a_callback_that_uses_its_own_connection_is_told_so() -> None:
     server = server_context()
