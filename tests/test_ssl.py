@@ -839,9 +839,17 @@ def test_truststore_itself() -> None:
 
 @fibers
 def test_start_tls_leaves_the_socket_alone_when_the_arguments_are_wrong() -> None:
+    with connected() as (client, server):
+        server.sendall(b"x")
+        client.recv(1)
+        foreign = client.session
     left, right = tcp_pair()
     with left, right:
         for arguments in (
+            {"context": client_context(), "server_hostname": "localhost", "session": foreign},
+            {"context": client_context(standard.SSLContext), "server_hostname": "localhost", "session": foreign},
+            {"context": client_context(), "server_hostname": "localhost", "session": "no session"},
+            {"context": client_context(), "server_hostname": "local\0host"},
             {"context": object()},
             {"context": client_context()},
             {"context": server_context(), "server_side": True, "server_hostname": "x"},
