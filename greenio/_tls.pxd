@@ -15,8 +15,8 @@
 # Invariants:
 #   - ciphertext leaves in the order in which OpenSSL made it: `unsent`, then `outgoing`; both are touched with the turn to flush only;
 #   - bytes taken from the descriptor are in `incoming`, or in `arrived`, before the fiber can be interrupted;
-#   - `stale` is the number of those who want input (`wanting`) and have not been told of the last one. Nobody waits for the
-#     descriptor before they were.
+#   - `stale` is the number of those who want input (`wanting`) and have not been told of the last one; those who were interrupted meanwhile
+#     may be missing. Nobody waits for the descriptor before the others were told.
 from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 

@@ -69,6 +69,8 @@ cdef enum:
     # Taken from the descriptor at once, and given to OpenSSL at once. A BIO never shrinks: this bounds what an idle connection keeps.
     SCRATCH_BYTES = 32 * 1024
     PIECE_BYTES = 32 * 1024
+    # Answers to the peer (key updates, refused renegotiations) that wait for room, beyond which nothing is read before they have gone.
+    ANSWER_BYTES = 64 * 1024
     UNKNOWN = -2                        # a deadline that nobody has needed yet
 
 # Ciphertext lands here and goes straight on into a BIO. The GIL is held in between, so one is enough for the process.
@@ -120,10 +122,11 @@ cdef inline bint is_taken(Turn *turn) noexcept:
     return turn.holder is not NULL and turn.process == forks
 
 
-cdef int wait_turn(Turn *turn, Scheduler scheduler, TLSCore sock, str reason, int64_t *deadline_ns) except -1:
+cdef bint stand_for_turn(Turn *turn, Scheduler scheduler, TLSCore sock, str reason, int64_t *deadline_ns) except -1:
+    # True: it is ours. False: woken for another reason.
     cdef Place place
     cdef Outcome outcome
-    while is_taken(turn):
+    if is_taken(turn):
         if turn.holder is scheduler.current:
             raise RuntimeError(
                 f"{sock!r} is in the middle of an operation of this very fiber: a callback of its context cannot use it")
@@ -131,11 +134,19 @@ cdef int wait_turn(Turn *turn, Scheduler scheduler, TLSCore sock, str reason, in
             raise SSLWantReadError(*WANT_READ)
         outcome = stand_in_line(&turn.line, &place, scheduler, reason, sock, sock.limit(scheduler, deadline_ns))
         if outcome == SERVED:
-            return 0
-        if outcome == TOO_LATE and is_taken(turn):
-            raise timed_out(reason)
+            return True
+        if is_taken(turn):
+            if outcome == TOO_LATE:
+                raise timed_out(reason)
+            return False
     turn.holder = scheduler.current
     turn.process = forks
+    return True
+
+
+cdef int wait_turn(Turn *turn, Scheduler scheduler, TLSCore sock, str reason, int64_t *deadline_ns) except -1:
+    while not stand_for_turn(turn, scheduler, sock, reason, deadline_ns):
+        pass
     return 0
 
 
@@ -371,6 +382,10 @@ cdef class TLSCore(MessageCore):
         cdef object error = None
         cdef Py_ssize_t came
         while True:
+            if engine.unsent is not None and engine.outgoing.pending > ANSWER_BYTES:
+                # The peer has OpenSSL write answers, and does not read them.
+                if not self.flush(engine, scheduler, True, "TLS read", deadline_ns):
+                    raise SSLWantWriteError(*WANT_WRITE)
             if engine.ahead is not None:
                 return engine.take_ahead(size, buffer)
             if engine.failure is not None:
@@ -391,16 +406,32 @@ cdef class TLSCore(MessageCore):
             finally:
                 leave_turn(&engine.calling, scheduler)
             if engine.outgoing.pending:
-                self.flush_soon(engine, scheduler)   # an answer, or the alert that tells the peer why
+                try:
+                    self.flush_soon(engine, scheduler)   # an answer, or the alert that tells the peer why
+                except BaseException:
+                    # Over a transport it may park, and be interrupted there.
+                    if error is not None:
+                        engine.failure = error
+                    elif data is not None and engine.ahead is None:
+                        engine.ahead = data if buffer is NULL else PyBytes_FromStringAndSize(buffer, data)
+                        engine.ahead_at = 0
+                        if not engine.ahead:
+                            engine.ahead = None   # the end comes again by itself
+                    raise
             if error is not None:
                 raise error
             if data is not None:
                 return data
             if came >= 0:
+                # Records without data for us: a peer that has many of them would never let us park.
+                scheduler.spend()
+                scheduler.check()
                 continue
             if engine.stale:
                 # Whoever wants input for something else than reading: each has a look before anybody waits again.
                 leave_turn(&engine.reading, scheduler)
+                if not is_taken(&engine.reading):
+                    engine.stale = 0   # they were interrupted, and have yet to run to say so; or are not in this process
                 enter_turn(&engine.reading, scheduler, self, "TLS read", deadline_ns)
                 continue
             self.wait_input(engine, scheduler, "TLS read", deadline_ns)
@@ -505,10 +536,12 @@ cdef class TLSCore(MessageCore):
             return 0
         engine.wanting += 1
         try:
-            enter_turn(&engine.reading, scheduler, self, reason, deadline_ns)
+            while not stand_for_turn(&engine.reading, scheduler, self, reason, deadline_ns):
+                if engine.feeds != seen:
+                    return 0
         finally:
             engine.wanting -= 1
-            if engine.feeds != seen:
+            if engine.feeds != seen and engine.stale > 0:
                 engine.stale -= 1
         try:
             while engine.feeds == seen:
@@ -741,6 +774,8 @@ cdef class TLSCore(MessageCore):
                 leave_turn(&engine.calling, scheduler)
             if error is not None:
                 self.flush_soon(engine, scheduler)   # the alert that tells the peer why
+                if isinstance(error, SSLError):
+                    scheduler.check()   # of a callback that was interrupted OpenSSL knows only that it failed
                 raise error
             if not self.flush(engine, scheduler, True, reason, deadline_ns):
                 raise SSLWantWriteError(*WANT_WRITE)

@@ -132,6 +132,13 @@ class SSLSocket(TLSCore, socket):
         made.do_handshake_on_connect = do_handshake_on_connect
         made.suppress_ragged_eofs = suppress_ragged_eofs
         made._connected = connected
+        session_parts = None
+        if connected:
+            try:
+                session_parts = made._new_session()
+            except OSError:  # SSLError: it is a context for the other side
+                sock.close()
+                raise
         if carried:
             seconds = sock.gettimeout()
             made._carry(sock, seconds)
@@ -139,8 +146,8 @@ class SSLSocket(TLSCore, socket):
         else:
             made._adopt(sock)
         try:
-            if connected:
-                made._start_session()
+            if session_parts is not None:
+                made._start(*session_parts)
                 if do_handshake_on_connect:
                     made.do_handshake()
             else:
@@ -151,7 +158,8 @@ class SSLSocket(TLSCore, socket):
             raise
         return made
 
-    def _start_session(self) -> None:
+    def _new_session(self) -> tuple[Any, Any, Any, Any]:
+        """What _start takes."""
         incoming, outgoing = MemoryBIO(), MemoryBIO()
         if self._through_bio:
             wrapper = self._context.wrap_bio(
@@ -164,8 +172,7 @@ class SSLSocket(TLSCore, socket):
             native = getattr(wrapper, "_sslobj", wrapper)
             with contextlib.suppress(AttributeError, TypeError):
                 native.owner = self  # whom the context's callbacks get to see
-            self._start(native, wrapper, incoming, outgoing)
-            return
+            return native, wrapper, incoming, outgoing
         native = self._context._wrap_bio(
             incoming,
             outgoing,
@@ -174,7 +181,7 @@ class SSLSocket(TLSCore, socket):
             owner=self,
             session=self._session,
         )
-        self._start(native, None, incoming, outgoing)
+        return native, None, incoming, outgoing
 
     def _refuse_early_data(self) -> None:
         # What was sent before the connection was shut down must not pass for what came through TLS.
@@ -317,7 +324,7 @@ class SSLSocket(TLSCore, socket):
         failure = connect(address)
         if failure:
             return failure
-        self._start_session()
+        self._start(*self._new_session())
         self._connected = True
         try:
             if self.do_handshake_on_connect:

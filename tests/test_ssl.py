@@ -1,6 +1,8 @@
 """greenio.ssl: what the standard module does, with fibers that park; with the standard module itself as peer and as judge."""
 
+import _ssl
 import contextlib
+import ctypes
 import errno
 import fcntl
 import functools
@@ -837,9 +839,17 @@ def test_truststore_itself() -> None:
 
 @fibers
 def test_start_tls_leaves_the_socket_alone_when_the_arguments_are_wrong() -> None:
+    with connected() as (client, server):
+        server.sendall(b"x")
+        client.recv(1)
+        foreign = client.session
     left, right = tcp_pair()
     with left, right:
         for arguments in (
+            {"context": client_context(), "server_hostname": "localhost", "session": foreign},
+            {"context": client_context(standard.SSLContext), "server_hostname": "localhost", "session": foreign},
+            {"context": client_context(), "server_hostname": "localhost", "session": "no session"},
+            {"context": client_context(), "server_hostname": "local\0host"},
             {"context": object()},
             {"context": client_context()},
             {"context": server_context(), "server_side": True, "server_hostname": "x"},
@@ -929,6 +939,29 @@ def test_a_callback_may_park_meanwhile_other_connections_go_on() -> None:
         with slow.result() as one, connecting.result() as two:
             spawn(one.sendall, b"late")
             assert two.recv(100) == b"late"
+
+
+@pytest.mark.parametrize("how", ["cancelled", "timed out"])
+@fibers
+def test_a_handshake_interrupted_in_a_callback_says_so(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: reported.append(args.exc_type))  # _ssl's, of any callback
+    server = server_context()
+    server.sni_callback = lambda *args: greenio.Event().wait() and None
+    left, right = tcp_pair()
+    accepting = spawn(lambda: ssl.start_tls(right, server, server_side=True, timeout=5 if how == "timed out" else None))
+    connecting = spawn(lambda: ssl.start_tls(left, client_context(), server_hostname="localhost"))
+    wait_all_parked()
+    if how == "cancelled":
+        accepting.cancel()
+        accepting.join()
+        assert accepting.cancelled()
+    else:
+        with pytest.raises(TimeoutError):
+            accepting.result()
+    with pytest.raises((standard.SSLError, OSError)):
+        connecting.result()
+    assert reported == [greenio.Cancelled]
 
 
 @fibers
@@ -1223,6 +1256,56 @@ def test_tls_over_an_object_with_recv_and_send() -> None:
         assert server.recv(1) == b"!"
 
 
+class Gate(Relay):
+    """Its send parks while it is closed."""
+
+    def __init__(self, sock: Any) -> None:
+        super().__init__(sock)
+        self.open = greenio.Event()
+        self.open.set()
+
+    def recv(self, count: int) -> bytes:
+        return self.sock.recv(count)
+
+    def send(self, data: bytes) -> int:
+        self.open.wait()
+        return self.sock.send(data)
+
+
+@pytest.mark.parametrize("into", [False, True])
+@fibers
+def test_a_receive_interrupted_while_it_answers_the_peer_keeps_what_came(into: bool) -> None:
+    server, client = server_context(), client_context()
+    server.post_handshake_auth = client.post_handshake_auth = True
+    server.verify_mode = standard.CERT_REQUIRED
+    CA.configure_trust(server)
+    CLIENT_CERTIFICATE.configure_cert(client)
+
+    def gated_pair() -> tuple[Any, Any]:
+        left, right = socket.socketpair()
+        return Gate(left), right
+
+    with connected(client, server, gated_pair) as (one, other):
+        one._transport.open.clear()
+        other.verify_client_post_handshake()
+        other.sendall(b"who are you?")
+        buffer = bytearray(12)
+
+        def receive() -> bytes:
+            if into:
+                assert one.recv_into(buffer) == 12
+            return bytes(buffer) if into else one.recv(100)
+
+        with pytest.raises(TimeoutError), greenio.timeout(1):
+            receive()
+        with greenio.timeout(1):
+            assert receive() == b"who are you?"
+        one._transport.open.set()
+        spawn(one.sendall, b"me")
+        assert other.recv(100) == b"me"
+        assert other.getpeercert()["subjectAltName"] == (("email", "client@example.org"),)
+
+
 # --- waits -----------------------------------------------------------------------------------------------------------
 
 
@@ -1473,6 +1556,61 @@ def test_a_peer_that_does_not_read_holds_memory_flat() -> None:
         del server
 
 
+@pytest.mark.slow
+def test_a_peer_that_asks_for_answers_and_reads_none_holds_memory_flat() -> None:
+    openssl = ctypes.CDLL(_ssl.__file__)  # its libraries' functions are found through it
+    if not hasattr(openssl, "SSL_key_update"):
+        pytest.skip("OpenSSL's functions cannot be reached: _ssl is linked statically")
+    pointer = ctypes.c_void_p
+    openssl.TLS_client_method.restype = openssl.SSL_CTX_new.restype = openssl.SSL_new.restype = pointer
+    with standard_socket.create_server((LOCALHOST, 0)) as listener:
+        listener.setsockopt(standard_socket.SOL_SOCKET, standard_socket.SO_RCVBUF, 16_384)
+        far = standard_socket.create_connection(listener.getsockname())
+        near, _ = listener.accept()
+    near.setsockopt(standard_socket.SOL_SOCKET, standard_socket.SO_SNDBUF, 16_384)
+    far.setsockopt(standard_socket.SOL_SOCKET, standard_socket.SO_SNDBUF, 16_384)
+    limit = 60_000  # 1.6 MB of requests, and as much of answers
+    asked = 0
+
+    def ask() -> None:
+        nonlocal asked
+        session = pointer(openssl.SSL_new(pointer(openssl.SSL_CTX_new(pointer(openssl.TLS_client_method())))))
+        openssl.SSL_set_fd(session, far.fileno())
+        assert openssl.SSL_connect(session) == 1
+        while asked < limit and openssl.SSL_key_update(session, 1) == 1 and openssl.SSL_do_handshake(session) == 1:
+            asked += 1
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+
+    def rest() -> int:
+        before = -1
+        while asked != before and asked < limit:
+            before = asked
+            greenio.sleep(0.5)
+        return asked
+
+    def main() -> None:
+        server = ssl.start_tls(socket.socket(fileno=near.detach()), server_context(), server_side=True)
+        reading = spawn(server.recv, 100)
+        stuck = rest()
+        assert 0 < stuck < limit  # the kernel's buffers, and some
+        for _ in range(4):
+            far.recv(1_000_000)
+            greenio.sleep(0.1)
+        assert asked > stuck  # there is room again for answers
+        reading.cancel()
+        server.close()
+
+    try:
+        greenio.run(main)
+    finally:
+        with contextlib.suppress(OSError):
+            far.shutdown(standard_socket.SHUT_RDWR)
+        asking.join()
+        far.close()
+
+
 @pytest.mark.parametrize("seed", range(4))
 @fibers
 def test_cancellation_at_any_moment_loses_no_byte(seed: int) -> None:
@@ -1526,6 +1664,67 @@ def test_cancellation_at_any_moment_loses_no_byte(seed: int) -> None:
         assert state["got"] == [data, data]
         for job in jobs.values():
             job.cancel()
+
+
+@fibers
+def test_records_without_data_do_not_keep_other_fibers_waiting() -> None:
+    many = server_context()
+    many.num_tickets = 600
+    with connected(None, many, socket.socketpair) as (client, server):
+        server.sendall(b"x")  # behind all the tickets, which are there by now
+        reading = spawn(client.recv, 10)
+        others = 0
+
+        def count() -> None:
+            nonlocal others
+            while not reading.done():
+                others += 1
+                greenio.yield_now()
+
+        spawn(count).join()
+        assert reading.result() == b"x"
+        assert others > 0
+
+
+def test_a_reader_goes_on_when_who_also_wanted_input_was_interrupted_and_has_not_run_since() -> None:
+    child = run_child(
+        """
+        import ssl, time
+        import trustme
+        import greenio
+        from greenio import socket, ssl as ours
+        ca = trustme.CA()
+        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        ca.issue_cert("localhost").configure_cert(server)
+        client = ours.create_default_context()
+        ca.configure_trust(client)
+
+        def main():
+            left, right = socket.socketpair()
+            accepting = greenio.spawn(lambda: ours.start_tls(right, server, server_side=True))
+            one = ours.start_tls(left, client, server_hostname="localhost")
+            other = accepting.result()
+            reading = greenio.spawn(one.recv, 100)
+            greenio.sleep(0.01)
+            ending = greenio.spawn(one.unwrap)
+            greenio.sleep(0.01)
+            # The reader becomes ready by these, before the other one by being cancelled.
+            below = socket.socket(fileno=other.detach())
+            below.sendall(bytes.fromhex("1703030100616263"))
+            greenio.spawn(ending.cancel)
+            time.sleep(0.002)
+            greenio.yield_now()
+            greenio.sleep(0.01)
+            assert ending.cancelled()
+            assert not reading.done()
+            reading.cancel()
+            one.close(), below.close()
+
+        greenio.run(main)
+        print("ok")
+        """,
+    )
+    assert child.stdout == "ok\n"
 
 
 # --- the peer asks for writes during reads ---------------------------------------------------------------------------
@@ -1735,7 +1934,7 @@ def test_a_forked_child_uses_the_connection_though_another_fiber_was_reading() -
             assert other.recv(100) == b"from the child"
             reading.cancel()
             other.sendall(b"to the child")
-            status = greenio.socket._in_thread(lambda: os.waitpid(pid, 0)[1], "process exit", "child")
+            status = greenio.os.waitpid(pid, 0)[1]
             assert status == 0, status
             one.close(), other.close()
 
