@@ -3,6 +3,7 @@
 import errno
 import os as standard
 import pty
+import resource
 import select
 import signal
 import socket
@@ -394,6 +395,18 @@ def test_the_spawn_family_waits_by_parking():
 
 
 # --- descriptors -----------------------------------------------------------------------------------------------------
+
+
+def test_a_read_costs_what_comes_and_not_what_it_could_take(pipe):
+    reader, writer = pipe
+
+    def main():
+        os.write(writer, b"little")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        assert os.read(reader, 1 << 30) == b"little"
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 1000  # pages
+
+    greenio.run(main)
 
 
 def test_read_parks_until_there_is_something(pipe):

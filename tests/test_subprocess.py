@@ -401,6 +401,54 @@ def test_waits_that_were_cancelled_share_one_os_thread(no_pidfd):
         waiting[0].join()
 
 
+class Told(TimeoutError):
+    """A signal handler's, as programs raise it to end whatever takes too long."""
+
+
+@pytest.mark.parametrize("timeout", [None, 1000])
+@pytest.mark.parametrize("wait", ["wait", "communicate"])
+def test_a_handlers_timeout_error_is_not_taken_for_the_waits_own(wait, timeout):
+    def tell(*_):
+        raise Told
+
+    def main():
+        with running(SLEEP, stdout=subprocess.PIPE) as process, pytest.raises(Told):
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            getattr(process, wait)(timeout=timeout)
+
+    before = signal.signal(signal.SIGALRM, tell)
+    try:
+        greenio.run(main)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@in_fibers
+def test_no_poller_knows_a_pidfd_that_is_closed():
+    def watched():
+        found = []
+        for name in os.listdir("/proc/self/fdinfo"):
+            with contextlib.suppress(FileNotFoundError), open(f"/proc/self/fdinfo/{name}") as info:
+                found += [line.split()[1] for line in info if line.startswith("tfd:")]
+        return found
+
+    with running(SLEEP) as process:
+        waiting = greenio.spawn(process.wait)
+        wait_all_parked()
+        number = process._pidfd.fd
+        copy = os.dup(number)  # keeps the file open, and with it what nobody has taken out
+        try:
+            assert str(number) in watched()
+            process.kill()
+            assert waiting.result() == -signal.SIGKILL
+            with pytest.raises(OSError):
+                os.fstat(number)
+            assert str(number) not in watched()
+        finally:
+            os.close(copy)
+
+
 # --- signals to processes --------------------------------------------------------------------------------------------
 
 
@@ -706,6 +754,45 @@ def test_stderr_into_stdout_and_devnull():
     assert both.stdout == b"a\nb\n"
     none = subprocess.run("echo a", shell=True, stdout=subprocess.DEVNULL, stderr=-1, stdin=subprocess.DEVNULL)
     assert (none.stdout, none.stderr) == (None, b"")
+
+
+@pytest.mark.parametrize("mode", ["wb", "w"])
+@in_fibers
+def test_a_file_of_greenios_as_standard_file_blocks_in_the_process_and_parks_here(tmp_path, mode):
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    opening = greenio.spawn(greenio.open, path, "rb")
+    with greenio.open(path, mode) as writer, opening.result() as reader:
+        assert not os.get_blocking(writer.fileno())
+        source = "import os, sys; sys.exit(os.get_blocking(1))"
+        assert subprocess.call(python(source), stdout=writer) == 1
+        flood = "x" * 300_000 if mode == "w" else b"x" * 300_000
+        fiber = greenio.spawn(lambda: (writer.write(flood), writer.flush()))
+        wait_all_parked()
+        assert fiber.state == "parked"
+        with greenio.timeout(10):
+            assert len(reader.read(300_000)) == 300_000
+            fiber.result()
+
+
+@in_fibers
+def test_a_socket_of_greenios_as_standard_file_blocks_in_the_process_and_parks_here():
+    with greenio.socket.create_server(("127.0.0.1", 0)) as listener:
+        client = greenio.socket.create_connection(listener.getsockname())
+        served, _ = listener.accept()
+    with client, served:
+        with running(CAT, stdin=served, stdout=served) as process:
+            wait_all_parked()
+            client.sendall(b"one")
+            assert client.recv(10) == b"one"
+            client.shutdown(greenio.socket.SHUT_WR)
+            assert process.wait() == 0
+        client.setblocking(True)
+        reading = greenio.spawn(client.recv, 10)
+        wait_all_parked()
+        assert reading.state == "parked"
+        served.sendall(b"two")
+        assert reading.result() == b"two"
 
 
 # --- calls -----------------------------------------------------------------------------------------------------------
