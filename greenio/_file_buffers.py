@@ -18,9 +18,19 @@ from greenio._scopes import shield
 from greenio._sync import RLock
 
 
-def uncancelled() -> AbstractContextManager[object]:
-    """A block that is not cancelled; on an OS thread without fibers, just a block."""
+def uncancelled(
+    running_scheduler: Callable[[], object] = running_scheduler,
+    nullcontext: Callable[[], AbstractContextManager[object]] = nullcontext,
+    shield: Callable[[], AbstractContextManager[object]] = shield,
+) -> AbstractContextManager[object]:
+    """A block that is not cancelled; on an OS thread without fibers, just a block.
+
+    Destructors run it, maybe at the interpreter's end: it and its callers refer to no name of a module.
+    """
     return nullcontext() if running_scheduler() is None else shield()
+
+
+_Block = Callable[[], AbstractContextManager[object]]
 
 
 class _Buffered:
@@ -45,7 +55,7 @@ class _Buffered:
         )
         self._whole = whole  # calls to the raw file are not cancelled: DiskText is on top
 
-    def _raw_call(self, fn: Callable[..., Any], *args: Any) -> Any:
+    def _raw_call(self, fn: Callable[..., Any], *args: Any, uncancelled: _Block = uncancelled) -> Any:
         if self._whole:
             with uncancelled():
                 return fn(*args)
@@ -271,7 +281,7 @@ class _Buffered:
 
     # --- the end
 
-    def close(self) -> None:
+    def close(self, *, uncancelled: _Block = uncancelled, nullcontext: _Block = nullcontext) -> None:
         """Write what is pending and close the file; whoever waits on it gets OSError (EBADF). Again: does nothing.
 
         To a disk everything is written, also when this fiber is cancelled. To a pipe, tty or socket it may take for ever, so

@@ -973,6 +973,11 @@ with io.FileIO(os.devnull, "w+") as _probe:
 del _probe
 
 
+# For destructors: what the interpreter still finds when it ends, after the names of modules are gone.
+cdef object close_raw = io.RawIOBase.close
+cdef object warn = warnings.warn
+
+
 class FdIO(io.RawIOBase):
     """A raw file on an open descriptor, whose reads and writes park the fiber instead of blocking the OS thread.
 
@@ -1043,7 +1048,7 @@ class FdIO(io.RawIOBase):
         core = self._core
         if core.fd >= 0 and core.owned and not self._dealloc_warned:
             self._dealloc_warned = True
-            warnings.warn(f"unclosed file {source!r}", ResourceWarning, source=source, stacklevel=2)
+            warn(f"unclosed file {source!r}", ResourceWarning, source=source, stacklevel=2)
 
     def _open(self):
         core = self._core
@@ -1194,6 +1199,6 @@ class FdIO(io.RawIOBase):
         if core is None or self.closed:
             return
         try:
-            super(FdIO, self).close()
+            close_raw(self)
         finally:
             core.close(self._can_write and not self._finalizing)

@@ -14,6 +14,7 @@ import warnings
 
 import pytest
 from child import run_child
+from waiters import until
 
 import greenio
 from greenio import subprocess
@@ -927,6 +928,32 @@ def test_the_interpreter_ends_quietly_with_a_process_running():
     )
     os.kill(int(done.stdout), signal.SIGKILL)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_what_is_pending_is_written_when_the_interpreter_ends(text, tmp_path):
+    # The standard module keeps a process that was dropped while it ran, and with it the files, longer than greenio keeps its names.
+    child = run_child("""
+        import subprocess, unittest.mock
+        import greenio, sys, warnings
+
+        def main():
+            text, directory = sys.argv[1] == "True", sys.argv[2]
+            word = "pending" if text else b"pending"
+            process = greenio.subprocess.Popen(["sh", "-c", 'cat > "$0"/pipe; echo > "$0"/done', directory], stdin=-1, stdout=-1, text=text)
+            process.stdin.write(word)
+            for mode in ("w", "w+"):
+                file = greenio.open(f"{directory}/{mode}", mode if text else mode + "b")
+                file.write(word)
+                setattr(process, "file" + mode, file)
+
+        warnings.simplefilter("ignore")
+        greenio.run(main)
+    """, str(text), str(tmp_path))  # fmt: skip
+    assert child.stderr == ""
+    until((tmp_path / "done").exists)
+    for name in ("pipe", "w", "w+"):
+        assert (tmp_path / name).read_text() == "pending"
 
 
 # --- select ----------------------------------------------------------------------------------------------------------
