@@ -53,6 +53,9 @@ class _Buffered:
         self._takes_all = (
             False  # whatever is written is accepted, and flush does nothing: text is handed over, and nothing parks
         )
+        # Its `fd` tells whether the file is open, for little.
+        self._core = raw._core  # type: ignore[attr-defined]
+        self._writes = raw.writable()
         self._whole = whole  # calls to the raw file are not cancelled: DiskText is on top
 
     def _raw_call(self, fn: Callable[..., Any], *args: Any, uncancelled: _Block = uncancelled) -> Any:
@@ -158,9 +161,12 @@ class _Buffered:
         """Up to and with the next newline, at most *size* bytes; without one only at the end. Parks and raises as read."""
         limit = -1 if size is None or size < 0 else size
         if not self._lock.locked():
-            end = self._ahead.find(b"\n") + 1
+            ahead = self._ahead
+            end = ahead.find(b"\n") + 1
             if end and (limit < 0 or end <= limit):
-                return self._take(end)
+                line = bytes(ahead[:end])
+                del ahead[:end]
+                return line
         self._check_readable()
         with self._lock:
             self._drain()
@@ -206,6 +212,13 @@ class _Buffered:
             Cancelled, OSError: the first `characters_written` bytes (the exception's attribute) were accepted: none, unless *data* is
                 larger than the buffer. What was accepted before is kept, and written by the next flush.
         """
+        if type(data) is bytes and self._writes and self._core.fd >= 0:
+            # As below, at a fraction of the cost.
+            pending = self._pending
+            size = len(data)
+            if self._takes_all or (len(pending) + size <= self._size and not self._ahead and not self._lock.locked()):
+                pending += data
+                return size
         self._check_writable()
         with memoryview(data) as view, view.cast("B") as plain:
             size = len(plain)
@@ -312,6 +325,7 @@ class _Buffered:
         """The raw file, once what is pending is written; this buffer is of no use any more. What is ahead is lost."""
         self.flush()
         raw: FdIO = super().detach()  # type: ignore[misc]
+        self._writes = False
         return raw
 
 

@@ -940,7 +940,8 @@ def test_what_is_pending_is_written_when_the_interpreter_ends(text, tmp_path):
         def main():
             text, directory = sys.argv[1] == "True", sys.argv[2]
             word = "pending" if text else b"pending"
-            process = greenio.subprocess.Popen(["sh", "-c", 'cat > "$0"/pipe; echo > "$0"/done', directory], stdin=-1, stdout=-1, text=text)
+            command = ["sh", "-c", 'cat > "$0"/pipe; echo > "$0"/done', directory]
+            process = greenio.subprocess.Popen(command, stdin=-1, stdout=-1, text=text)
             process.stdin.write(word)
             for mode in ("w", "w+"):
                 file = greenio.open(f"{directory}/{mode}", mode if text else mode + "b")
