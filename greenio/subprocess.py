@@ -140,14 +140,24 @@ class _Input(FdIO):
         self.held: list[memoryview] | None = None
 
     def write(self, data: Any, /) -> int:
+        """Write some of *data*; all of it if nobody above looks at the result, as with bufsize=0. Parks while there is no room.
+
+        Raises:
+            Cancelled, OSError: the first `characters_written` bytes (the exception's attribute) were written.
+        """
         if self.held is not None:
             self.held.append(memoryview(bytes(data)))
             return len(self.held[-1])
-        count = super().write(data)
-        if self.whole:
-            view = memoryview(data).cast("B")
-            while count < len(view):
-                count += super().write(view[count:])
+        count = 0
+        try:
+            count = super().write(data)
+            if self.whole:
+                view = memoryview(data).cast("B")
+                while count < len(view):
+                    count += super().write(view[count:])
+        except BaseException as error:
+            error.characters_written = count  # type: ignore[attr-defined]
+            raise
         return count
 
     def push(self) -> bool:

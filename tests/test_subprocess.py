@@ -1,13 +1,16 @@
 """greenio.subprocess: real processes. What waits parks, can be cancelled, and leaves neither process nor descriptor behind."""
 
+import array
 import contextlib
 import errno
+import fcntl
 import inspect
 import io
 import os
 import signal
 import subprocess as standard
 import sys
+import termios
 import threading
 import time
 import warnings
@@ -755,6 +758,28 @@ def test_stderr_into_stdout_and_devnull():
     assert both.stdout == b"a\nb\n"
     none = subprocess.run("echo a", shell=True, stdout=subprocess.DEVNULL, stderr=-1, stdin=subprocess.DEVNULL)
     assert (none.stdout, none.stderr) == (None, b"")
+
+
+@in_fibers
+def test_an_unbuffered_write_that_is_cancelled_says_how_much_was_written():
+    with running(SLEEP, stdin=subprocess.PIPE, bufsize=0) as process:
+        told = []
+
+        def write():
+            try:
+                process.stdin.write(bytes(300_000))
+            except greenio.Cancelled as error:
+                told.append(error.characters_written)
+                raise
+
+        writing = greenio.spawn(write)
+        wait_all_parked()
+        writing.cancel()
+        wait_all_parked()
+        held = array.array("i", [0])
+        fcntl.ioctl(process.stdin.fileno(), termios.FIONREAD, held)
+        assert told == [held[0]]
+        assert 0 < held[0] < 300_000
 
 
 @pytest.mark.parametrize("mode", ["wb", "w"])
