@@ -257,7 +257,7 @@ def test_timeouts_are_on_the_runs_clock():
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(timeout=1000)
             assert greenio.current_time() - start == pytest.approx(1000)
-            with pytest.raises(subprocess.TimeoutExpired), running(CAT, stdin=-1, stdout=-1) as other:
+            with pytest.raises(subprocess.TimeoutExpired), running(SLEEP, stdin=-1, stdout=-1) as other:
                 other.communicate(timeout=500)
             assert greenio.current_time() - start == pytest.approx(1500)
             # What run() has to kill is reaped all the same, though that takes real time.
