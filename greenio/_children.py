@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from greenio._io import notify_closing, wait_readable
+from greenio._io import becomes_readable, notify_closing
 from greenio._scheduler import checkpoint
 from greenio._sync import Event
 
@@ -60,13 +60,7 @@ class Pidfd:
         Raises:
             Cancelled: this fiber was cancelled.
         """
-        try:
-            wait_readable(self, None if timeout is None else max(timeout, 0.0))
-        except TimeoutError:
-            if timeout is None:
-                raise  # a signal handler's own
-            return False
-        return True
+        return becomes_readable(self, None if timeout is None else max(timeout, 0.0))
 
 
 class _Watcher:

@@ -14,6 +14,8 @@ buffer below raises, as it does when a fiber is cancelled.
 import codecs
 import io
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from greenio._file_buffers import BufferedRandom, BufferedReader, BufferedWriter, uncancelled
@@ -315,7 +317,7 @@ class DiskText(io.TextIOWrapper):
         with self._lock:
             super().reconfigure(**changes)
 
-    def close(self) -> None:
+    def close(self, *, uncancelled: Callable[[], AbstractContextManager[object]] = uncancelled) -> None:
         """Write what is pending and close the file, also when this fiber is cancelled. Again: does nothing."""
         with uncancelled(), self._lock:
             super().close()

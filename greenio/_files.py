@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, Literal, TextIO, overload
 
 from greenio._file_buffers import BufferedRandom, BufferedReader, BufferedWriter
 from greenio._file_text import DiskText, TextIOWrapper
-from greenio._io import FdIO, fifo_has_writer, wait_readable, watch_opens
+from greenio._io import FdIO, becomes_readable, fifo_has_writer, wait_readable, watch_opens
 from greenio._scheduler import running_scheduler
 from greenio._threads import to_thread
 from greenio._time import sleep
@@ -131,12 +131,8 @@ def _open_for_writing(path: Any, flags: int) -> tuple[int, bool]:
                 return fd, nonblocking
             if told < 0:
                 sleep(pause)
-            else:
-                try:
-                    wait_readable(told, pause)
-                    os.read(told, 4096)
-                except TimeoutError:
-                    pass
+            elif becomes_readable(told, pause):
+                os.read(told, 4096)
             pause = min(2 * pause, LONGEST_PAUSE)
     finally:
         if told >= 0:
@@ -264,9 +260,11 @@ def open(
     is read without one. Pipes, FIFOs, ttys, sockets and devices are waited for by readiness. A FIFO is open when its other side
     is there, as ever; to wait for a reader it looks up to 20 times a second.
 
-    What it opens by name, other than files on disks, gets O_NONBLOCK, which a child process would inherit with the descriptor;
-    of a descriptor given by number it is left as it is. The file may be shared by fibers and OS threads: each call is one
-    piece, and lines that are printed to it stay whole. On an OS thread without fibers it blocks the thread.
+    What it opens by name, other than files on disks, gets O_NONBLOCK, which another process gets with the descriptor; what
+    greenio.subprocess is given as stdin, stdout or stderr loses it again. A descriptor given by number is left as it is.
+
+    The file may be shared by fibers and OS threads: each call is one piece, and lines that are printed to it stay whole. On
+    an OS thread without fibers it blocks the thread.
 
     Args:
         file: a path, or the number of an open descriptor.

@@ -3,7 +3,7 @@
 # What a wait for readiness says is the state when it was asked (poll, level-triggered); the poller's edges tell when to ask again.
 #
 # Invariants:
-#   - O_NONBLOCK is never set here, see `nonblocking`;
+#   - O_NONBLOCK is never set here, see `nonblocking`, and taken off only where greenio has set it;
 #   - a descriptor's number is closed only when no call in another OS thread uses it any more (`calls`);
 #   - a node in a Watch's line is the only one of its fiber there, and its fiber leaves the line before the call returns.
 #

@@ -13,7 +13,7 @@ import weakref
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EAGAIN, EBADF, EEXIST, EINTR, EINVAL, ENOENT, ENOSYS, EOPNOTSUPP, EPERM, errno
+from libc.errno cimport EAGAIN, EBADF, EEXIST, EINTR, EINVAL, ENOENT, ENOSYS, EOPNOTSUPP, EPERM, ESPIPE, errno
 from libc.limits cimport INT_MAX
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -204,20 +204,31 @@ cdef int poll_in_thread(pollfd *states, unsigned long count, int64_t deadline_ns
             return 0
 
 
-cdef int wait_ready_in_thread(int fd, int events, object source, object timeout, object what) except -1:
+cdef bint is_over(Scheduler scheduler, int64_t deadline_ns) except -1:
+    # Whether a TimeoutError is the deadline's. Else it is a signal handler's own, and for whoever called.
+    return deadline_ns != NEVER and scheduler.now() >= deadline_ns
+
+
+cdef bint in_time_in_thread(int fd, int events, object timeout) except -1:
     cdef pollfd state
     cdef int64_t deadline_ns = deadline_after(None, timeout)
     state.fd = fd
     state.events = <short>events
     state.revents = 0
     if not poll_in_thread(&state, 1, deadline_ns):
-        raise TimeoutError(f"{source!r} was not {what} within {timeout} seconds")
+        return False
     if state.revents & POLLNVAL:
         raise OSError(EBADF, f"{os.strerror(EBADF)}: {fd}")
+    return True
+
+
+cdef int in_time(bint ready, object source, object what, object timeout) except -1:
+    if not ready:
+        raise TimeoutError(f"{source!r} was not {what} within {timeout} seconds")
     return 0
 
 
-cdef int wait_ready(object source, bint to_write, object timeout) except -1:
+cdef bint ready_in_time(object source, bint to_write, object timeout) except -1:
     cdef Scheduler scheduler = current_scheduler_or_none()
     cdef WaitNode node
     cdef int64_t deadline_ns
@@ -225,20 +236,19 @@ cdef int wait_ready(object source, bint to_write, object timeout) except -1:
     cdef int fd = descriptor_of(source)
     cdef int events = POLLOUT if to_write else FOR_READING
     cdef int state
-    what = "writable" if to_write else "readable"
     if scheduler is None:
-        return wait_ready_in_thread(fd, events & ~POLLPRI, source, timeout, what)
+        return in_time_in_thread(fd, events & ~POLLPRI, timeout)
     scheduler.check()
     deadline_ns = deadline_of(scheduler, timeout)
     state = state_of(fd, events)
     if state & ~POLLPRI:
         scheduler.spend()
-        return 0
+        return True
     if state:
-        return wait_in_nest(scheduler, fd, POLLIN | POLLRDHUP, source, timeout, what)
+        return ready_in_nest(fd, POLLIN | POLLRDHUP, "readable", source, timeout)
     if deadline_ns != NEVER and timeout == 0:
         scheduler.spend()
-        raise TimeoutError(f"{source!r} is not {what}")
+        return False
     watch = scheduler.watch_for(fd)
     node.fiber = NULL
     try:
@@ -250,27 +260,28 @@ cdef int wait_ready(object source, bint to_write, object timeout) except -1:
             scheduler.wait_io(watch, to_write, &node, deadline_ns, "descriptor writable" if to_write else "descriptor readable", source)
             state = state_of(fd, events)
             if state & ~POLLPRI:
-                return 0
+                return True
             if state:
                 break
     except TimeoutError:
-        if state_of(fd, events) & ~POLLPRI:
-            return 0        # somebody else stands before us in line, and takes his time
-        raise TimeoutError(f"{source!r} was not {what} within {timeout} seconds") from None
+        if not is_over(scheduler, deadline_ns):
+            raise
+        # Ready, even so: somebody else stands before us in line, and takes his time.
+        return state_of(fd, events) & ~POLLPRI != 0
     finally:
         leave_io(watch, to_write, &node)
     # Urgent data and nothing else: no line for readers can wait past that.
     left = None if deadline_ns == NEVER else max(0, (deadline_ns - scheduler.now()) / 1e9)
-    return wait_in_nest(scheduler, fd, POLLIN | POLLRDHUP, source, left, what)
+    return ready_in_nest(fd, POLLIN | POLLRDHUP, "readable", source, left)
 
 
-cdef int wait_in_nest(Scheduler scheduler, int fd, int events, object source, object timeout, object what) except -1:
+cdef bint ready_in_nest(int fd, int events, object what, object source, object timeout) except -1:
     found = wait_many([(fd, events)], timeout, f"descriptor {what}", source)
     if not found:
-        raise TimeoutError(f"{source!r} was not {what} within {timeout} seconds")
+        return False
     if found[0][1] & POLLNVAL:
         raise OSError(EBADF, f"the descriptor was closed while somebody waited for {source!r}")
-    return 0
+    return True
 
 
 def wait_readable(source, /, timeout=None):
@@ -288,12 +299,17 @@ def wait_readable(source, /, timeout=None):
         OSError: EBADF: nothing is open under that number; or it was closed meanwhile, see notify_closing.
         TypeError, ValueError: *source* is no descriptor, *timeout* is negative.
     """
-    wait_ready(source, False, timeout)
+    in_time(ready_in_time(source, False, timeout), source, "readable", timeout)
 
 
 def wait_writable(source, /, timeout=None):
     """Park until a write to *source* would not wait, or fail at once, or a connect is over. As `wait_readable` otherwise."""
-    wait_ready(source, True, timeout)
+    in_time(ready_in_time(source, True, timeout), source, "writable", timeout)
+
+
+def becomes_readable(source, timeout):
+    """Whether *source* is readable within *timeout* seconds; None: for ever. As `wait_readable`, without the TimeoutError."""
+    return ready_in_time(source, False, timeout)
 
 
 def wait_priority(source, /, timeout=None):
@@ -304,9 +320,9 @@ def wait_priority(source, /, timeout=None):
     cdef Scheduler scheduler = current_scheduler_or_none()
     cdef int fd = descriptor_of(source)
     if scheduler is None:
-        wait_ready_in_thread(fd, POLLPRI, source, timeout, "urgent")
+        in_time(in_time_in_thread(fd, POLLPRI, timeout), source, "urgent", timeout)
     else:
-        wait_in_nest(scheduler, fd, POLLPRI, source, timeout, "urgent")
+        in_time(ready_in_nest(fd, POLLPRI, "urgent", source, timeout), source, "urgent", timeout)
 
 
 def notify_closing(source, /):
@@ -432,6 +448,8 @@ cdef class Nest:
                 try:
                     self.scheduler.wait_io(self.watch, False, &node, deadline_ns, reason, waiting_on)
                 except TimeoutError:
+                    if not is_over(self.scheduler, deadline_ns):
+                        raise
                     return ask(states, count)
         finally:
             leave_io(self.watch, False, &node)
@@ -499,6 +517,36 @@ def wait_many(descriptors, timeout, reason, waiting_on):
 
 
 # --- reading and writing ---------------------------------------------------------------------------------------------
+
+
+def read_now(int fd, Py_ssize_t size):
+    """At most *size* bytes, b"" at the end; None instead of waiting. O_NONBLOCK need not be set.
+
+    Raises:
+        OSError: as the system says.
+    """
+    cdef Py_ssize_t count
+    data = PyBytes_FromStringAndSize(NULL, size)     # memory that nothing is read into is not touched
+    cdef char *buffer = PyBytes_AS_STRING(data)
+    if size <= GIL_HELD_BYTES:
+        count = transfer_now(fd, buffer, size, False)
+    else:
+        with nogil:
+            count = transfer_now(fd, buffer, size, False)
+    if count < 0 and errno != EAGAIN and errno != EINTR:
+        if errno not in (EOPNOTSUPP, EINVAL, ENOSYS, EPERM, ESPIPE):
+            raise system_error(errno)
+        # A tty, or an old kernel. Should another process read between the two calls, the second one waits, and the OS thread with it.
+        if not state_of(fd, POLLIN):
+            return None
+        with nogil:
+            count = transfer_call(fd, buffer, size, False)
+        if count < 0 and errno != EAGAIN and errno != EINTR:
+            raise system_error(errno)
+    if count < 0:
+        return None
+    return data if count == size else PyBytes_FromStringAndSize(buffer, count)
+
 
 class _Call:
     # A call in another OS thread. It may go on when nobody waits for it any more; it may never begin.
@@ -613,6 +661,12 @@ cdef class Descriptor:
         finally:
             PyBuffer_Release(&view)
         return max(0, count)
+
+    def let_block(self):
+        """Take O_NONBLOCK off again, as other processes get the descriptor too, and go on as with one that greenio did not make."""
+        if self.nonblocking and self.fd >= 0:
+            os.set_blocking(self.fd, True)
+            self.nonblocking = False
 
     def call(self, fn, *args):
         """fn(descriptor, *args), in another OS thread, to its end. For what disks are slow at: truncate, fsync."""
@@ -919,6 +973,11 @@ with io.FileIO(os.devnull, "w+") as _probe:
 del _probe
 
 
+# For destructors: what the interpreter still finds when it ends, after the names of modules are gone.
+cdef object close_raw = io.RawIOBase.close
+cdef object warn = warnings.warn
+
+
 class FdIO(io.RawIOBase):
     """A raw file on an open descriptor, whose reads and writes park the fiber instead of blocking the OS thread.
 
@@ -989,7 +1048,7 @@ class FdIO(io.RawIOBase):
         core = self._core
         if core.fd >= 0 and core.owned and not self._dealloc_warned:
             self._dealloc_warned = True
-            warnings.warn(f"unclosed file {source!r}", ResourceWarning, source=source, stacklevel=2)
+            warn(f"unclosed file {source!r}", ResourceWarning, source=source, stacklevel=2)
 
     def _open(self):
         core = self._core
@@ -1015,6 +1074,10 @@ class FdIO(io.RawIOBase):
     def fileno(self):
         """The descriptor's number. ValueError once closed."""
         return self._open().fd
+
+    def _let_block(self):
+        """Take O_NONBLOCK off again, if greenio has set it, since another process gets the descriptor too. Fibers park as before."""
+        self._core.let_block()
 
     def readable(self):
         """Whether the mode lets one read."""
@@ -1136,6 +1199,6 @@ class FdIO(io.RawIOBase):
         if core is None or self.closed:
             return
         try:
-            super(FdIO, self).close()
+            close_raw(self)
         finally:
             core.close(self._can_write and not self._finalizing)

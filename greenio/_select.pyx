@@ -216,7 +216,9 @@ cdef class DescriptorCase(Prepared):
         if state.revents & ~POLLPRI:
             self.value = self.source
             return True
-        if self.watch is not None and state.revents == 0:
+        if self.watch is not None:
+            # Also where something urgent is all there is: more will bring an event of its own. Left set, whoever leaves the line to
+            # look would wake the next one, and that one him, for ever.
             if self.to_write:
                 self.watch.writable = False
             else:

@@ -19,7 +19,7 @@ from greenio._channels import Channel
 from greenio._errors import ChannelClosed
 from greenio._explain import signal_name
 from greenio._scheduler import current_fiber, running_scheduler
-from greenio._select import Mapped, select
+from greenio._select import Mapped, after, select
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport errno
@@ -218,10 +218,11 @@ cdef class SignalSubscription:
         channel = self._channel()
         if timeout is None:
             return self._take(channel.receive())
-        try:
-            number = select(channel, timeout=timeout).value
-        except TimeoutError:
-            raise TimeoutError(f"{self!r}: none came within {timeout} seconds") from None
+        index, number = select(channel, after(timeout))
+        if index != 0:
+            index, number = select(channel, default=None)      # one that came at the same moment is first
+        if index != 0:
+            raise TimeoutError(f"{self!r}: none came within {timeout} seconds")
         return self._take(number)
 
     def _channel(self):

@@ -902,6 +902,12 @@ cdef class SocketCore:
         """The descriptor, or -1 once the socket is closed."""
         return self.fd
 
+    def _let_block(self):
+        """Take O_NONBLOCK off again, as another process gets the descriptor too, and go on as with one that came from elsewhere."""
+        if self.fd >= 0 and self.nonblocking and not self.never_waits():
+            os.set_blocking(self.fd, True)
+            self.nonblocking = False
+
     def bind(self, address):
         """As socket.bind; a host that is a name is looked up by the OS thread itself: use a number in fibers."""
         self._inner().bind(address)

@@ -23,6 +23,7 @@ from greenio import subprocess as _subprocess
 from greenio._children import Pidfd as _Pidfd
 from greenio._children import wait_for_child as _wait_for_child
 from greenio._errors import Cancelled as _Cancelled
+from greenio._io import read_now as _read_now
 from greenio._io import wait_readable as _wait_readable
 from greenio._io import wait_writable as _wait_writable
 from greenio._os_names import *  # noqa: F403
@@ -144,11 +145,10 @@ def read(fd: int, length: int, /) -> bytes:
     _checkpoint()
     if length <= 0 or not _waits(fd):
         return _standard.read(fd, length)
-    found = bytearray(length)
     while True:
-        count = _readv_now(fd, [found])
-        if count is not None:
-            return bytes(memoryview(found)[:count])
+        found = _read_now(fd, length)
+        if found is not None:
+            return found
         _wait_readable(fd)
 
 

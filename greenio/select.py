@@ -46,9 +46,9 @@ from select import (
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from greenio._io import becomes_readable as _becomes_readable
 from greenio._io import notify_closing as _notify_closing
 from greenio._io import wait_many as _wait_many
-from greenio._io import wait_readable as _wait_readable
 from greenio._scheduler import checkpoint as _checkpoint
 from greenio._select_module import HasFileno as _HasFileno
 from greenio._select_module import SelectModule as _SelectModule
@@ -289,12 +289,9 @@ class epoll:
             return found
         deadline = None if seconds is None else _current_time() + seconds
         while True:
-            try:
-                _wait_readable(self, None if deadline is None else max(0.0, deadline - _current_time()))
-            except TimeoutError:
-                return self._epoll.poll(0, maxevents)
+            over = not _becomes_readable(self, None if deadline is None else max(0.0, deadline - _current_time()))
             found = self._epoll.poll(0, maxevents)
-            if found:
+            if found or over:
                 return found
 
     def close(self) -> None:

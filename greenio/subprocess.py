@@ -4,6 +4,7 @@ Signatures, results and exceptions are the standard's; what is not here by itsel
 
 - A process's end is waited for through a pidfd, or an OS thread where the kernel refuses one; no handler for SIGCHLD is installed.
 - `stdin`, `stdout` and `stderr` are files that park. O_NONBLOCK is not set on them, so they can be handed to further processes.
+- A file or socket of greenio's that is given to a process as its standard file loses O_NONBLOCK, which programs do not expect.
 - Cancelled, or timed out, while waiting for a process: the process goes on, and nothing is lost of what it wrote. `run`, `call`,
   `check_call`, `check_output`, `getoutput` and `getstatusoutput` kill and reap theirs, then raise.
 - Timeouts are on the run's clock.
@@ -16,6 +17,7 @@ it takes a real fork, because of `preexec_fn`, `user`, `group` or `extra_groups`
 """
 
 import errno
+import io
 import os
 import select as _poll
 import signal
@@ -31,10 +33,11 @@ from typing import TYPE_CHECKING, Any, AnyStr
 
 from greenio._children import Pidfd, open_pidfd, wait_for_change, watch_children
 from greenio._files import layers
-from greenio._io import FdIO, notify_closing, wait_readable
+from greenio._io import FdIO, notify_closing, read_now, wait_readable
 from greenio._scheduler import checkpoint, running_scheduler, yield_now
 from greenio._scopes import move_on_after, shield
-from greenio._select import Mapped, readable, select, writable
+from greenio._select import Mapped, after, readable, select, writable
+from greenio._socket import SocketCore
 from greenio._sync import Event
 from greenio._waiting import Selectable
 
@@ -82,7 +85,7 @@ class _Output(FdIO):
 
     def fetch(self) -> bool:
         """Read what is there, without waiting; False if nothing is. Then, or at the end (`ended`), there is no need to ask again."""
-        part = _read_now(self.fileno())
+        part = read_now(self.fileno(), _CHUNK)
         if part is None:
             return False
         if part:
@@ -137,14 +140,24 @@ class _Input(FdIO):
         self.held: list[memoryview] | None = None
 
     def write(self, data: Any, /) -> int:
+        """Write some of *data*; all of it if nobody above looks at the result, as with bufsize=0. Parks while there is no room.
+
+        Raises:
+            Cancelled, OSError: the first `characters_written` bytes (the exception's attribute) were written.
+        """
         if self.held is not None:
             self.held.append(memoryview(bytes(data)))
             return len(self.held[-1])
-        count = super().write(data)
-        if self.whole:
-            view = memoryview(data).cast("B")
-            while count < len(view):
-                count += super().write(view[count:])
+        count = 0
+        try:
+            count = super().write(data)
+            if self.whole:
+                view = memoryview(data).cast("B")
+                while count < len(view):
+                    count += super().write(view[count:])
+        except BaseException as error:
+            error.characters_written = count  # type: ignore[attr-defined]
+            raise
         return count
 
     def push(self) -> bool:
@@ -171,18 +184,6 @@ def _is_ready(fd: int, event: int) -> bool:
     return bool(poll.poll(0))
 
 
-def _read_now(fd: int) -> bytes | None:
-    # RWF_NOWAIT: pipes know it from Linux 6.4 on. Else, nobody but us reads there, so what poll says holds.
-    part = bytearray(_CHUNK)
-    try:
-        del part[os.preadv(fd, [part], -1, _RWF_NOWAIT) :]
-        return bytes(part)
-    except BlockingIOError:
-        return None
-    except OSError:
-        return os.read(fd, _CHUNK) if _is_ready(fd, _poll.POLLIN) else None
-
-
 def _write_now(fd: int, data: memoryview) -> int | None:
     try:
         return os.pwritev(fd, [data], -1, _RWF_NOWAIT)
@@ -195,15 +196,16 @@ def _write_now(fd: int, data: memoryview) -> int | None:
         return os.write(fd, data[:_PIPE_BUF]) if _is_ready(fd, _poll.POLLOUT) else None
 
 
-def _wait_for_any(files: list[_Output | _Input], timeout: float | None) -> None:
+def _wait_for_any(files: list[_Output | _Input], timeout: float | None) -> bool:
+    """Whether one of the pipes is ready within *timeout* seconds; None: for ever."""
     if running_scheduler() is not None:
-        select(*[readable(file) if isinstance(file, _Output) else writable(file) for file in files], timeout=timeout)
-        return
+        cases = [readable(file) if isinstance(file, _Output) else writable(file) for file in files]
+        # As a case: a TimeoutError is then a signal handler's own.
+        return select(*cases, *([] if timeout is None else [after(timeout)])).index < len(files)
     poll = _poll.poll()
     for file in files:
         poll.register(file, _poll.POLLIN if isinstance(file, _Output) else _poll.POLLOUT)
-    if not poll.poll(None if timeout is None else max(0.0, timeout) * 1000):
-        raise TimeoutError
+    return bool(poll.poll(None if timeout is None else max(0.0, timeout) * 1000))
 
 
 def _pipe_of(file: Any) -> Any:
@@ -214,6 +216,18 @@ def _pipe_of(file: Any) -> Any:
         if below is None:
             raise TypeError(f"communicate() talks through the pipes that Popen made, and {file!r} is on none of them")
     return below
+
+
+def _let_block(file: Any) -> None:
+    """Take O_NONBLOCK off what greenio has made: programs do not expect it of their standard files."""
+    for below in ("buffer", "raw"):
+        if isinstance(file, io.IOBase):
+            file = getattr(file, below, file)
+    if isinstance(file, FdIO):
+        if not file.closed:
+            file._let_block()
+    elif isinstance(file, SocketCore):
+        file._let_block()
 
 
 # --- processes -------------------------------------------------------------------------------------------------------
@@ -342,6 +356,8 @@ class Popen(_standard.Popen[AnyStr]):
     # The standard's __init__ would put blocking files on our ends of the pipes. It is shown the others' only; _execute_child, which it
     # calls next, makes the files and knows all the numbers.
     def _get_handles(self, stdin: Any, stdout: Any, stderr: Any) -> tuple[int, int, int, int, int, int]:
+        for file in (stdin, stdout, stderr):
+            _let_block(file)
         handles: tuple[int, int, int, int, int, int] = super()._get_handles(stdin, stdout, stderr)  # type: ignore[misc]
         p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite = handles
         self._our_ends = [p2cwrite, c2pread, errread]
@@ -575,12 +591,8 @@ class Popen(_standard.Popen[AnyStr]):
             if progress:
                 _checkpoint()
                 continue
-            try:
-                _wait_for_any(waiting, left)
-            except TimeoutError:
-                if left is None:
-                    raise
-                raise self._expired(timeout) from None
+            if not _wait_for_any(waiting, left):
+                raise self._expired(timeout)
 
     def _expired(self, timeout: float | None) -> TimeoutExpired:
         parts = [

@@ -8,6 +8,7 @@ import gc
 import io
 import os
 import pty
+import select
 import signal
 import socket as standard
 import termios
@@ -365,6 +366,54 @@ def test_wait_readable_waits_past_urgent_data() -> None:
         sender.send(b"x")
         for waiter in before + after:
             waiter.result()
+
+
+@fibers
+def test_two_selects_do_not_wake_each_other_while_something_urgent_is_all_there_is() -> None:
+    with standard.create_server(("127.0.0.1", 0)) as listener:
+        sender = standard.create_connection(listener.getsockname())
+        receiver, _ = listener.accept()
+    with sender, receiver:
+        selects = [parked(greenio.select, greenio.readable(receiver)) for _ in range(2)]
+        sender.send(b"!", standard.MSG_OOB)
+        wait_priority(receiver)
+        with greenio.timeout(10):
+            wait_all_parked()
+        sender.send(b"x")
+        for each in selects:
+            each.result()
+
+
+class Told(TimeoutError):
+    """A signal handler's, as programs raise it to end whatever takes too long."""
+
+
+@pytest.mark.parametrize("timeout", [None, 1000])
+@pytest.mark.parametrize("wait", ["wait_readable", "wait_priority", "os.read", "select", "poll", "epoll"])
+@fibers
+def test_a_handlers_timeout_error_is_not_taken_for_the_waits_own(wait: str, timeout: int | None) -> None:
+    def tell(*_: object) -> None:
+        raise Told
+
+    before = signal.signal(signal.SIGALRM, tell)
+    try:
+        with pipe() as (reader, _), greenio.select.epoll() as epoll, pytest.raises(Told):
+            poll = greenio.select.poll()
+            for each in (poll, epoll):
+                each.register(reader, select.POLLIN)
+            waits: dict[str, Callable[[], object]] = {
+                "wait_readable": lambda: wait_readable(reader, timeout),
+                "wait_priority": lambda: wait_priority(reader, timeout),
+                "os.read": lambda: greenio.os.read(reader, 1),
+                "select": lambda: greenio.select.select([reader], [], [], timeout),
+                "poll": lambda: poll.poll(timeout and timeout * 1000),
+                "epoll": lambda: epoll.poll(timeout),
+            }
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            waits[wait]()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @fibers

@@ -3,6 +3,7 @@
 import errno
 import os as standard
 import pty
+import resource
 import select
 import signal
 import socket
@@ -394,6 +395,19 @@ def test_the_spawn_family_waits_by_parking():
 
 
 # --- descriptors -----------------------------------------------------------------------------------------------------
+
+
+def test_a_read_costs_what_comes_and_not_what_it_could_take(pipe):
+    reader, writer = pipe
+
+    def pages_touched(read):
+        standard.write(writer, b"little")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        assert read(reader, 1 << 28) == b"little"
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    theirs = pages_touched(standard.read)  # all of them where the allocator is a debugging one
+    assert greenio.run(pages_touched, os.read) < theirs + 1000
 
 
 def test_read_parks_until_there_is_something(pipe):

@@ -219,6 +219,22 @@ def test_select_takes_one():
     greenio.run(main)
 
 
+def test_a_handlers_timeout_error_is_not_taken_for_the_waits_own(handler):
+    class Told(TimeoutError):
+        pass
+
+    def tell(*_):
+        raise Told
+
+    def main():
+        with signals(SIGUSR1) as received, pytest.raises(Told):
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            received.wait(timeout=1000)
+
+    handler(SIGALRM, tell)
+    greenio.run(main)
+
+
 # --- several ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,19 +1,23 @@
 """greenio.subprocess: real processes. What waits parks, can be cancelled, and leaves neither process nor descriptor behind."""
 
+import array
 import contextlib
 import errno
+import fcntl
 import inspect
 import io
 import os
 import signal
 import subprocess as standard
 import sys
+import termios
 import threading
 import time
 import warnings
 
 import pytest
 from child import run_child
+from waiters import until
 
 import greenio
 from greenio import subprocess
@@ -253,7 +257,7 @@ def test_timeouts_are_on_the_runs_clock():
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(timeout=1000)
             assert greenio.current_time() - start == pytest.approx(1000)
-            with pytest.raises(subprocess.TimeoutExpired), running(CAT, stdin=-1, stdout=-1) as other:
+            with pytest.raises(subprocess.TimeoutExpired), running(SLEEP, stdin=-1, stdout=-1) as other:
                 other.communicate(timeout=500)
             assert greenio.current_time() - start == pytest.approx(1500)
             # What run() has to kill is reaped all the same, though that takes real time.
@@ -399,6 +403,54 @@ def test_waits_that_were_cancelled_share_one_os_thread(no_pidfd):
         process.kill()
         process.wait()
         waiting[0].join()
+
+
+class Told(TimeoutError):
+    """A signal handler's, as programs raise it to end whatever takes too long."""
+
+
+@pytest.mark.parametrize("timeout", [None, 1000])
+@pytest.mark.parametrize("wait", ["wait", "communicate"])
+def test_a_handlers_timeout_error_is_not_taken_for_the_waits_own(wait, timeout):
+    def tell(*_):
+        raise Told
+
+    def main():
+        with running(SLEEP, stdout=subprocess.PIPE) as process, pytest.raises(Told):
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            getattr(process, wait)(timeout=timeout)
+
+    before = signal.signal(signal.SIGALRM, tell)
+    try:
+        greenio.run(main)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@in_fibers
+def test_no_poller_knows_a_pidfd_that_is_closed():
+    def watched():
+        found = []
+        for name in os.listdir("/proc/self/fdinfo"):
+            with contextlib.suppress(FileNotFoundError), open(f"/proc/self/fdinfo/{name}") as info:
+                found += [line.split()[1] for line in info if line.startswith("tfd:")]
+        return found
+
+    with running(SLEEP) as process:
+        waiting = greenio.spawn(process.wait)
+        wait_all_parked()
+        number = process._pidfd.fd
+        copy = os.dup(number)  # keeps the file open, and with it what nobody has taken out
+        try:
+            assert str(number) in watched()
+            process.kill()
+            assert waiting.result() == -signal.SIGKILL
+            with pytest.raises(OSError):
+                os.fstat(number)
+            assert str(number) not in watched()
+        finally:
+            os.close(copy)
 
 
 # --- signals to processes --------------------------------------------------------------------------------------------
@@ -708,6 +760,67 @@ def test_stderr_into_stdout_and_devnull():
     assert (none.stdout, none.stderr) == (None, b"")
 
 
+@in_fibers
+def test_an_unbuffered_write_that_is_cancelled_says_how_much_was_written():
+    with running(SLEEP, stdin=subprocess.PIPE, bufsize=0) as process:
+        told = []
+
+        def write():
+            try:
+                process.stdin.write(bytes(300_000))
+            except greenio.Cancelled as error:
+                told.append(error.characters_written)
+                raise
+
+        writing = greenio.spawn(write)
+        wait_all_parked()
+        writing.cancel()
+        wait_all_parked()
+        held = array.array("i", [0])
+        fcntl.ioctl(process.stdin.fileno(), termios.FIONREAD, held)
+        assert told == [held[0]]
+        assert 0 < held[0] < 300_000
+
+
+@pytest.mark.parametrize("mode", ["wb", "w"])
+@in_fibers
+def test_a_file_of_greenios_as_standard_file_blocks_in_the_process_and_parks_here(tmp_path, mode):
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    opening = greenio.spawn(greenio.open, path, "rb")
+    with greenio.open(path, mode) as writer, opening.result() as reader:
+        assert not os.get_blocking(writer.fileno())
+        source = "import os, sys; sys.exit(os.get_blocking(1))"
+        assert subprocess.call(python(source), stdout=writer) == 1
+        flood = "x" * 300_000 if mode == "w" else b"x" * 300_000
+        fiber = greenio.spawn(lambda: (writer.write(flood), writer.flush()))
+        wait_all_parked()
+        assert fiber.state == "parked"
+        with greenio.timeout(10):
+            assert len(reader.read(300_000)) == 300_000
+            fiber.result()
+
+
+@in_fibers
+def test_a_socket_of_greenios_as_standard_file_blocks_in_the_process_and_parks_here():
+    with greenio.socket.create_server(("127.0.0.1", 0)) as listener:
+        client = greenio.socket.create_connection(listener.getsockname())
+        served, _ = listener.accept()
+    with client, served:
+        with running(CAT, stdin=served, stdout=served) as process:
+            wait_all_parked()
+            client.sendall(b"one")
+            assert client.recv(10) == b"one"
+            client.shutdown(greenio.socket.SHUT_WR)
+            assert process.wait() == 0
+        client.setblocking(True)
+        reading = greenio.spawn(client.recv, 10)
+        wait_all_parked()
+        assert reading.state == "parked"
+        served.sendall(b"two")
+        assert reading.result() == b"two"
+
+
 # --- calls -----------------------------------------------------------------------------------------------------------
 
 
@@ -840,6 +953,33 @@ def test_the_interpreter_ends_quietly_with_a_process_running():
     )
     os.kill(int(done.stdout), signal.SIGKILL)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_what_is_pending_is_written_when_the_interpreter_ends(text, tmp_path):
+    # The standard module keeps a process that was dropped while it ran, and with it the files, longer than greenio keeps its names.
+    child = run_child("""
+        import subprocess, unittest.mock
+        import greenio, sys, warnings
+
+        def main():
+            text, directory = sys.argv[1] == "True", sys.argv[2]
+            word = "pending" if text else b"pending"
+            command = ["sh", "-c", 'cat > "$0"/pipe; echo > "$0"/done', directory]
+            process = greenio.subprocess.Popen(command, stdin=-1, stdout=-1, text=text)
+            process.stdin.write(word)
+            for mode in ("w", "w+"):
+                file = greenio.open(f"{directory}/{mode}", mode if text else mode + "b")
+                file.write(word)
+                setattr(process, "file" + mode, file)
+
+        warnings.simplefilter("ignore")
+        greenio.run(main)
+    """, str(text), str(tmp_path))  # fmt: skip
+    assert child.stderr == ""
+    until((tmp_path / "done").exists)
+    for name in ("pipe", "w", "w+"):
+        assert (tmp_path / name).read_text() == "pending"
 
 
 # --- select ----------------------------------------------------------------------------------------------------------
