@@ -60,7 +60,10 @@ class Pidfd:
         Raises:
             Cancelled: this fiber was cancelled.
         """
-        return becomes_readable(self, None if timeout is None else max(timeout, 0.0))
+        try:
+            return becomes_readable(self, None if timeout is None else max(timeout, 0.0))
+        finally:
+            del self  # whoever keeps an exception keeps this frame, and the descriptor would stay open
 
 
 class _Watcher:
@@ -158,10 +161,13 @@ def wait_for_child(attempt: Callable[[], Result | None], kind: int, number: int,
         if by_pidfd:
             by_pidfd = False  # if it has exited but cannot be reaped yet (a debugger holds it), the OS thread waits on
             pidfd = open_pidfd(number) if kind == os.P_PID else Pidfd(os.dup(number), number)  # closed by its end
-        if pidfd is not None:
-            pidfd.wait()
-        else:
-            wait_for_change(kind, number, flags)
+        try:
+            if pidfd is not None:
+                pidfd.wait()
+            else:
+                wait_for_change(kind, number, flags)
+        finally:
+            del pidfd  # also if somebody keeps what is raised
 
 
 def after_fork_in_child() -> None:

@@ -385,6 +385,15 @@ cdef void move(object file, object offset, object sent) except *:
         file.seek(offset + sent)
 
 
+cdef int unread(object file, object data) except -1:
+    # None of what was read from it was sent: where it stood before, `move` does not know.
+    try:
+        file.seek(-len(data), os.SEEK_CUR)
+    except (AttributeError, TypeError, ValueError, OSError):
+        pass    # it cannot go back
+    return 0
+
+
 cdef bint has_room(int fd) noexcept:
     # To send, or an error to be told.
     cdef pollfd state
@@ -971,6 +980,7 @@ cdef class MessageCore(SocketCore):
     cdef object send_pieces(self, Scheduler scheduler, object file, object descriptor, object offset, object count):
         cdef _Buffers piece
         sent = 0
+        data = b""
         size = PIECE_BYTES
         if offset and descriptor is None:
             file.seek(offset)
@@ -992,6 +1002,8 @@ cdef class MessageCore(SocketCore):
         except BaseException as error:
             sent += getattr(error, "bytes_sent", 0)
             error.bytes_sent = sent
+            if sent == 0 and descriptor is None:
+                unread(file, data)
             raise
         finally:
             move(file, offset, sent)

@@ -575,7 +575,8 @@ def run(fn, *args, scheduler=None):
         RuntimeError: not in a function that to_thread called, and no *scheduler* is given; or fibers of the same scheduler run on
             this OS thread, which would wait for itself. fn was not called.
         RunFinishedError: that run has ended; fn was not called.
-        Cancelled: the fiber that called to_thread was cancelled: while it waited for fn, or before, then fn was not called.
+        Cancelled: the fiber that called to_thread was cancelled: fn got that at its first checkpoint, or had none and returned; or
+            that fiber has left already, from a cancellable call, then fn was not called.
         concurrent.futures.CancelledError: with *scheduler*: the run has ended meanwhile.
         BaseException: what fn raises.
     """

@@ -287,7 +287,10 @@ def waitid(idtype: int, id: int, options: int, /) -> "_standard.waitid_result | 
     def attempt() -> "_standard.waitid_result | None":
         return _standard.waitid(idtype, number, options | _standard.WNOHANG)
 
-    return _wait_for_child(attempt, idtype, number, options & ~_standard.WNOWAIT)
+    try:
+        return _wait_for_child(attempt, idtype, number, options & ~_standard.WNOWAIT)
+    finally:
+        del own  # closes it, also if somebody keeps what is raised
 
 
 def _kill_and_reap(pid: int) -> None:

@@ -6,6 +6,7 @@ makes the SSLSocket of this module.
 
 import contextlib
 import errno
+import os
 import socket as _standard_socket
 import ssl as _standard
 import types as _types
@@ -414,6 +415,7 @@ class SSLSocket(TLSCore, socket):
         if offset:
             file.seek(offset)
         total = 0
+        data = b""
         try:
             while count is None or total < count:
                 data = file.read(_SENDFILE_BYTES if count is None else min(_SENDFILE_BYTES, count - total))
@@ -425,6 +427,9 @@ class SSLSocket(TLSCore, socket):
             with contextlib.suppress(AttributeError):
                 error.bytes_sent += total  # type: ignore[attr-defined]
                 total = error.bytes_sent  # type: ignore[attr-defined]
+            if not total:
+                with contextlib.suppress(AttributeError, TypeError, ValueError, OSError):
+                    file.seek(-len(data), os.SEEK_CUR)
             raise
         finally:
             if total > 0 and hasattr(file, "seek"):

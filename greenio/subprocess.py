@@ -471,12 +471,12 @@ class Popen(_standard.Popen[AnyStr]):
         exited = False
         while self._internal_poll() is None:
             left = None if deadline is None else max(0.0, deadline - _now())
-            pidfd = self._pidfd
             if self._waitpid_lock.locked():  # type: ignore[attr-defined]
                 _give_way()  # another OS thread is about to reap it
                 continue
-            if pidfd is not None and not exited:
-                exited = pidfd.wait(left)
+            # No name for it here: whoever keeps what is raised would keep the descriptor open.
+            if self._pidfd is not None and not exited:
+                exited = self._pidfd.wait(left)
                 come = exited
             else:  # no pidfd; or it has exited and cannot be reaped yet, because a debugger holds it
                 come = (left is None or left > 0) and wait_for_change(os.P_PID, self.pid, os.WEXITED, left)

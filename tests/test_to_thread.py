@@ -942,12 +942,12 @@ def test_a_waiting_fiber_whose_signal_handler_forks_is_told_in_the_child():
             signal.signal(signal.SIGALRM, handler)
             signal.setitimer(signal.ITIMER_REAL, 0.02)
             try:
-                print(greenio.to_thread(gate.wait), flush=True)
+                os.write(1, f"{greenio.to_thread(gate.wait)}\\n".encode())
             except greenio.RunFinishedError as error:
                 assert not pids[0]
                 assert "runs in an OS thread of the process" in str(error)
                 assert greenio.to_thread(int) == 0
-                print("told", flush=True)
+                os.write(1, b"told\\n")
                 os._exit(3)
             assert os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]) == 3
         greenio.run(main)
