@@ -88,7 +88,7 @@ else:
     from greenio import select  # type: ignore[assignment]
 
     # Where no type checker sees it: with this, it would take any name for one of ours.
-    def __getattr__(name):
+    def __getattr__(name: str) -> object:
         """A mirror that loads much, OpenSSL among it: when it is asked for."""
         if name in _LATE:
             return _import_module(f"{__name__}.{name}")
