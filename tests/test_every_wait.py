@@ -1217,7 +1217,8 @@ Fiber.cancelled Fiber.done Fiber.remove_done_callback FiberPoolExecutor.submit L
 Listener.close Lock.__exit__ Lock.release OwnedLock.locked PctSchedule.begin PctSchedule.choose Popen.poll
 Popen.send_signal Queue.empty Queue.full Queue.get_nowait Queue.put_nowait Queue.qsize Queue.shutdown Queue.statistics
 Queue.task_done RLock.__exit__ RLock.release RandomSchedule.choose SSLContext.sslsocket_class SSLSocket.cipher
-SSLSocket.client_sigalg SSLSocket.group SSLSocket.server_sigalg SSLSocket.compression SSLSocket.dup SSLSocket.fileno SSLSocket.get_channel_binding SSLSocket.get_unverified_chain
+SSLSocket.client_sigalg SSLSocket.group SSLSocket.server_sigalg SSLSocket.compression
+SSLSocket.dup SSLSocket.fileno SSLSocket.get_channel_binding SSLSocket.get_unverified_chain
 SSLSocket.get_verified_chain SSLSocket.getpeercert SSLSocket.getpeername SSLSocket.getsockname SSLSocket.getsockopt
 SSLSocket.recvmsg SSLSocket.recvmsg_into SSLSocket.selected_alpn_protocol SSLSocket.selected_npn_protocol
 SSLSocket.sendmsg SSLSocket.setsockopt SSLSocket.shared_ciphers SSLSocket.verify_client_post_handshake
