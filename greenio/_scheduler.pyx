@@ -1419,9 +1419,10 @@ cdef class Scheduler:
         elif self.io_waiting == 0 and self.outside_calls == 0:
             if self.deadlock_looks > 0 and self.is_deadlocked():
                 raise DeadlockError(self.deadlock_text())
-            timeout_ns = DEADLOCK_GRACE_NS if self.deadlock_looks == 0 else DEADLOCK_AGAIN_NS
             self.deadlock_looks += 1
-            return self.wait_for_events(timeout_ns)
+            if self.deadlock_looks == 1:
+                return self.wait_for_events(DEADLOCK_GRACE_NS)   # the whole of it, whatever else there is to do
+            timeout_ns = DEADLOCK_AGAIN_NS
         trim_ns = trim_surplus(TRIMMED_A_LOOK)
         if trim_ns >= 0 and (timeout_ns < 0 or trim_ns < timeout_ns):
             timeout_ns = trim_ns

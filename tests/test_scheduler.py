@@ -1839,3 +1839,27 @@ def test_a_deadlock_under_a_shield_is_told(held_by):
         """,
         status=7,
     )
+
+
+@pytest.mark.slow
+def test_stacks_of_a_burst_are_given_back_also_while_only_a_signal_is_waited_for():
+    child = run_child(
+        """
+        import signal, greenio
+        from greenio import debug
+
+        def main():
+            stop = greenio.Event()
+            signal.signal(signal.SIGALRM, lambda *_: stop.set())
+            fibers = [greenio.spawn(greenio.sleep, 0.001) for _ in range(5000)]
+            for fiber in fibers:
+                fiber.join()
+            print(debug.stack_stats()["pooled"])
+            signal.setitimer(signal.ITIMER_REAL, 5)
+            stop.wait()
+            print(debug.stack_stats()["pooled"])
+
+        greenio.run(main)
+        """
+    )
+    assert child.stdout.split() == ["5000", "1024"]
