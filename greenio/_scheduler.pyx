@@ -68,6 +68,7 @@ cdef extern from "timers.h":
     void greenio_timers_clear(greenio_timers *timers)
     void greenio_timers_drop(greenio_timers *timers)
     int64_t greenio_timers_deadline(const greenio_timers *timers)
+    int64_t greenio_timers_second_deadline(const greenio_timers *timers)
     void *greenio_timers_owner(const greenio_timers *timers)
     void *greenio_timers_owner_at(const greenio_timers *timers, uint32_t index)
 
@@ -105,7 +106,8 @@ cdef enum:
     FETCH_STACK = 8               # the first line of its stopped stack, and with it the address translation
     FETCH_REST = 4                # more of both
     FETCH_TIMERS = 1000           # timers from which on the next sleepers are fetched, too
-    CROWD_SLACK_NS = 200_000      # and an idle wait takes that much longer: whoever is due by then wakes in one go
+    CROWD_SLACK_NS = 200_000      # and, if the next two are as near each other, the wait for them takes that much longer: whoever is due by
+                                  # then wakes in one go
     FETCH_FIBER_BYTES = 320
     FETCH_STATE_BYTES = 384
     FETCH_FRAMES_BYTES = 768
@@ -1414,7 +1416,8 @@ cdef class Scheduler:
                 timeout_ns = self.clock.wait_ns(greenio_timers_deadline(&self.timers))
             if timeout_ns <= 0:
                 return 0
-            if self.timers.count >= FETCH_TIMERS and self.clock is None:
+            if (self.timers.count >= FETCH_TIMERS and self.clock is None
+                    and greenio_timers_second_deadline(&self.timers) - greenio_timers_deadline(&self.timers) < CROWD_SLACK_NS):
                 timeout_ns += CROWD_SLACK_NS
         elif self.io_waiting == 0 and self.outside_calls == 0:
             if self.deadlock_looks > 0 and self.is_deadlocked():

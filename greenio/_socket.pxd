@@ -11,6 +11,11 @@ from libc.stdint cimport int64_t
 
 from greenio._scheduler cimport Scheduler, WaitNode, Watch
 
+cdef extern from "socket_calls.h":
+    Py_ssize_t recv_call "greenio_recv"(int fd, void *buffer, size_t size, int flags)
+    Py_ssize_t send_call "greenio_send"(int fd, const void *data, size_t size, int flags)
+    int bytes_of "greenio_bytes_of"(object data, Py_buffer *view) except -1
+
 cdef extern from "<sys/socket.h>" nogil:
     ctypedef unsigned int socklen_t
     struct sockaddr_storage:

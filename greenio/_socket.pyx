@@ -54,37 +54,6 @@ cdef extern from "<sys/socket.h>" nogil:
     int getpeername_call "getpeername"(int fd, sockaddr *address, socklen_t *length)
     int shutdown_call "shutdown"(int fd, int how)
 
-cdef extern from *:
-    """
-    #include <sys/syscall.h>
-    #include <unistd.h>
-
-    /* Not libc's recv and send: those are places to cancel an OS thread, which costs more than all else in them. */
-    static inline Py_ssize_t recv_call(int fd, void *buffer, size_t size, int flags)
-    {
-        return syscall(SYS_recvfrom, fd, buffer, size, flags, NULL, NULL);
-    }
-
-    static inline Py_ssize_t send_call(int fd, const void *data, size_t size, int flags)
-    {
-        return syscall(SYS_sendto, fd, data, size, flags, NULL, 0);
-    }
-
-    /* The bytes to send. Bytes objects cannot change, and the caller holds them. */
-    static inline int bytes_of(PyObject *data, Py_buffer *view)
-    {
-        if (!PyBytes_CheckExact(data))
-            return PyObject_GetBuffer(data, view, PyBUF_SIMPLE);
-        view->obj = NULL;
-        view->buf = PyBytes_AS_STRING(data);
-        view->len = PyBytes_GET_SIZE(data);
-        return 0;
-    }
-    """
-    Py_ssize_t recv_call(int fd, void *buffer, size_t size, int flags)
-    Py_ssize_t send_call(int fd, const void *data, size_t size, int flags)
-    int bytes_of(object data, Py_buffer *view) except -1
-
 cdef extern from "<netinet/in.h>" nogil:
     struct in_addr:
         pass

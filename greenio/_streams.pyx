@@ -24,7 +24,7 @@ from libc.errno cimport (
 from libc.string cimport memchr, memcpy, memmove
 
 from greenio._scheduler cimport NEVER, Fiber, Scheduler, current_scheduler_or_none, current_scheduler_or_raise
-from greenio._socket cimport SocketCore
+from greenio._socket cimport SocketCore, bytes_of
 from greenio._waiting cimport SERVED, Place, forks, serve, stand_in_line
 
 cdef extern from *:
@@ -33,20 +33,8 @@ cdef extern from *:
 
     /* Not for everybody in <string.h>, and Python.h has been included by now. */
     void *memmem(const void *where, size_t size, const void *what, size_t what_size);
-
-    static inline int stream_bytes_of(PyObject *data, Py_buffer *view)
-    {
-        if (!PyBytes_CheckExact(data))
-            return PyObject_GetBuffer(data, view, PyBUF_SIMPLE);
-        /* Bytes objects cannot change, and the caller holds them. */
-        view->obj = NULL;
-        view->buf = PyBytes_AS_STRING(data);
-        view->len = PyBytes_GET_SIZE(data);
-        return 0;
-    }
     """
     void *memmem(const void *where, size_t size, const void *what, size_t what_size) nogil
-    int bytes_of "stream_bytes_of"(object data, Py_buffer *view) except -1
 
 cdef enum:
     SCRATCH_BYTES = 256 * 1024

@@ -21,7 +21,7 @@ from greenio._messages cimport MessageCore
 from greenio._scheduler cimport (
     NEVER, TIMED_OUT, WOKEN, Fiber, Scheduler, Watch, WaitNode, current_scheduler_or_none, current_scheduler_or_raise, leave_io, unpark,
     wait_append)
-from greenio._socket cimport SocketCore
+from greenio._socket cimport SocketCore, bytes_of, recv_call, send_call
 from greenio._waiting cimport SERVED, TOO_LATE, Outcome, Place, forks, serve, stand_in_line
 
 from greenio._scopes import timeout_at
@@ -31,36 +31,6 @@ cdef extern from "<sys/socket.h>" nogil:
         MSG_DONTWAIT
         MSG_NOSIGNAL
         MSG_PEEK
-
-cdef extern from *:
-    """
-    #include <sys/syscall.h>
-    #include <unistd.h>
-
-    /* As in _socket.pyx: libc's are places to cancel an OS thread, which costs more than all else in them. */
-    static inline Py_ssize_t recv_call(int fd, void *buffer, size_t size, int flags)
-    {
-        return syscall(SYS_recvfrom, fd, buffer, size, flags, NULL, NULL);
-    }
-
-    static inline Py_ssize_t send_call(int fd, const void *data, size_t size, int flags)
-    {
-        return syscall(SYS_sendto, fd, data, size, flags, NULL, 0);
-    }
-
-    static inline int bytes_of(PyObject *data, Py_buffer *view)
-    {
-        if (!PyBytes_CheckExact(data))
-            return PyObject_GetBuffer(data, view, PyBUF_SIMPLE);
-        view->obj = NULL;
-        view->buf = PyBytes_AS_STRING(data);
-        view->len = PyBytes_GET_SIZE(data);
-        return 0;
-    }
-    """
-    Py_ssize_t recv_call(int fd, void *buffer, size_t size, int flags)
-    Py_ssize_t send_call(int fd, const void *data, size_t size, int flags)
-    int bytes_of(object data, Py_buffer *view) except -1
 
 cdef enum:
     RECORD_BYTES = 16384                # plaintext in one record, at most (RFC 8446, 5.1)

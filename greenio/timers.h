@@ -45,6 +45,17 @@ static inline int64_t greenio_timers_deadline(const struct greenio_timers *timer
     return timers->heap[0].deadline_ns;
 }
 
+/* The one that comes next, where count > 4. */
+static inline int64_t greenio_timers_second_deadline(const struct greenio_timers *timers)
+{
+    int64_t second_ns = timers->heap[1].deadline_ns;
+    for (int i = 2; i <= 4; i++) {
+        if (timers->heap[i].deadline_ns < second_ns)
+            second_ns = timers->heap[i].deadline_ns;
+    }
+    return second_ns;
+}
+
 static inline void *greenio_timers_owner(const struct greenio_timers *timers)
 {
     return timers->owners[timers->heap[0].id];

@@ -295,6 +295,24 @@ def test_any_read_size_brings_every_byte(size: int) -> None:
     both(tls_server(one_mebibyte), use)
 
 
+def takes_any_end_for_regular() -> bool:
+    """Whether this interpreter's _ssl takes an end without close_notify for one with it, as CPython 3.11.2's does."""
+    client, server = standard.MemoryBIO(), standard.MemoryBIO()
+    to_client, to_server = standard.MemoryBIO(), standard.MemoryBIO()
+    one = client_context().wrap_bio(client, to_server, server_hostname="localhost")
+    other = server_context().wrap_bio(server, to_client, server_side=True)
+    for each in (one, other) * 4:
+        with contextlib.suppress(standard.SSLWantReadError):
+            each.do_handshake()
+        server.write(to_server.read())
+        client.write(to_client.read())
+    client.write_eof()
+    try:
+        return one.read(1) == b""
+    except standard.SSLEOFError:
+        return False
+
+
 @pytest.mark.parametrize("suppress", [True, False])
 @pytest.mark.parametrize("how", ["close_notify", "cut", "reset", "cut within a record"])
 @pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
@@ -332,9 +350,9 @@ def test_the_end_of_the_stream(how: str, suppress: bool, version: str) -> None:
         # Before Python 3.13 the standard module takes a reset for an end (and suppresses that).
         with Peer(tls_server(end)) as peer:
             found = greenio.run(lambda: use(socket, ssl, peer.address))
-        end_of_it = b"" if suppress else [standard.SSLEOFError, 8, None, None]
+        end_of_it: Any = b"" if suppress or takes_any_end_for_regular() else [standard.SSLEOFError, 8, None, None]
         assert found[:2] == (b"last words", [ConnectionResetError, errno.ECONNRESET])
-        assert found[2][:2] == end_of_it[:2] == found[3][:2]  # type: ignore[index]
+        assert found[2][:2] == end_of_it[:2] == found[3][:2]
 
 
 @pytest.mark.parametrize("hostname", ["wrong.example", "127.0.0.2"])

@@ -663,6 +663,10 @@ check_sums()
 for stack in stacks:
     probe.release(stack) if probe.pool_has_room(stack) else probe.discard(stack)
 check_sums()
+assert stats()["pooled"] == 100_000
+while (stack := probe.take_surplus(2**63 - 1)) > 0:
+    probe.discard(stack)
+check_sums()
 assert stats()["pooled"] == 1024 and stats()["slabs"] < 10
 while stack := probe.pool_take(0):
     probe.discard(stack)

@@ -70,6 +70,14 @@ int main(int argc, char **argv)
         size_t best = first();
         if (greenio_timers_deadline(&timers) != armed[best].deadline_ns || timers.heap[0].id != armed[best].id)
             return fail("another timer comes first", step);
+        if (count > 4) {
+            int64_t second_ns = INT64_MAX;
+            for (size_t i = 0; i < count; i++)
+                if (i != best && armed[i].deadline_ns < second_ns)
+                    second_ns = armed[i].deadline_ns;
+            if (greenio_timers_second_deadline(&timers) != second_ns)
+                return fail("another timer comes second", step);
+        }
         if (((uintptr_t)&timers.heap[1] & 63) != 0)
             return fail("children that share a cache line with others", step);
         if (next_random(5000) == 0) {
