@@ -325,12 +325,17 @@ def test_a_forked_child_is_waited_for_and_waits_for_its_own():
 # --- system, popen, spawn --------------------------------------------------------------------------------------------
 
 
-def test_system_parks_and_returns_the_status():
+def test_system_parks_and_returns_the_status(tmp_path):
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+
     def main():
-        ticks = []
-        greenio.spawn(lambda: ticks.append(1))
-        assert os.system("exit 3") == 3 << 8
-        assert ticks
+        def let_go():
+            with greenio.open(gate, "w") as file:
+                file.write("go\n")
+
+        greenio.spawn(let_go)  # which the command waits for
+        assert os.system(f"read line <{gate}; exit 3") == 3 << 8
         assert os.system(b"kill -9 $$") == 9
         assert os.system("no-such-command 2>/dev/null") == 127 << 8
         with pytest.raises(ValueError, match="null"):
