@@ -77,7 +77,7 @@ def run(
     try:
         try:
             if schedule is not None:
-                _seed_select(schedule.seed)
+                _select.seed_select(schedule.seed)
             if dump_signal is not None:
                 _dump_signal.install(dump_signal)
             try:
@@ -91,15 +91,9 @@ def run(
                     _dump_signal.remove()
         finally:
             if schedule is not None:
-                _seed_select(None)
+                _select.seed_select(None)
     finally:
         scheduler._close()
-
-
-def _seed_select(seed: int | None) -> None:
-    seed_select = getattr(_select, "seed_select", None)
-    if seed_select is not None:
-        seed_select(seed)
 
 
 def _dump_signal_wanted(given: int | None) -> int | None:

@@ -53,7 +53,7 @@ def stack_stats() -> dict[str, Any]:
         C stack and have not come back up; then sums over all sizes of
         in_use, pooled (finished, kept warm), cold (address space only), slabs, reserved_bytes (address space);
         and sizes: a list with the same and more for each size of stack: stack_bytes (usable), slot_bytes (with
-        guard and data area), in_use_peak, high_water (most kept warm), acquired_total, reused_total, given_back_total
+        guard and data area), in_use_peak, high_water (most kept warm for good), acquired_total, reused_total, given_back_total
         (times that pages went back to the kernel), guards (slots by kind).
     """
     sizes = _switch.stack_classes()
