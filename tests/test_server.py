@@ -53,15 +53,13 @@ def connect(server: Any) -> Stream:
 def few_descriptors(spare: int) -> Iterator[None]:
     """Only *spare* more descriptors can be opened."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.dup(0)
-    os.close(lowest)
-    # Descriptors above the first free one count only by their number: fill the gaps.
-    gaps = []
+    # The limit is one of numbers: fill the gaps below the highest one in use.
     highest = max(map(int, os.listdir("/proc/self/fd")))
-    while lowest < highest:
-        gaps.append(os.dup(0))
-        lowest = gaps[-1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(highest, lowest) + 1 + spare, hard))
+    gaps = []
+    while (free := os.dup(0)) <= highest:
+        gaps.append(free)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + spare, hard))
     try:
         yield
     finally:
