@@ -45,12 +45,13 @@ from greenio._groups import FiberPoolExecutor, as_completed, wait
 from greenio._io import FdIO, notify_closing, wait_priority, wait_readable, wait_writable
 from greenio._lookups import configure_lookups
 from greenio._queues import LifoQueue, PriorityQueue, Queue, QueueStatistics, ShutDown, SimpleQueue
-from greenio._run import run
+from greenio._run import enter_run, leave_run, run
 from greenio._scheduler import (
     Clock,
     Fiber,
     Schedule,
     Scheduler,
+    can_park,
     checkpoint,
     current_fiber,
     current_scheduler,
@@ -144,6 +145,7 @@ __all__ = [
     "after",
     "as_completed",
     "at",
+    "can_park",
     "checkpoint",
     "configure_lookups",
     "configure_threads",
@@ -154,7 +156,9 @@ __all__ = [
     "current_fiber",
     "current_scheduler",
     "current_time",
+    "enter_run",
     "from_thread",
+    "leave_run",
     "listen_tcp",
     "listen_unix",
     "local",

@@ -1,14 +1,18 @@
 """run(main): an OS thread's scheduler from its first fiber to its last."""
 
+import atexit
+import contextlib
 import contextvars
 import os
 import sys
 import threading
-from collections.abc import Callable
-from typing import TypeVar, TypeVarTuple
+from _thread import get_ident
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar, TypeVarTuple
 
 from greenio import _dump_signal, _select
 from greenio._scheduler import Clock, Schedule, Scheduler
+from greenio._scopes import shield
 from greenio._switch import SWAP_LETS_GIL_GO
 from greenio.pollers import Poller
 
@@ -67,33 +71,118 @@ def run(
     """
     if not callable(main):
         raise TypeError(f"run wants a callable and its arguments, not {main!r}")
+    entered = _entered.get(get_ident())
+    if entered is not None and all(each is None for each in (stack_size, clock, poller, schedule, dump_signal)):
+        return _run_inside(entered.scheduler, main, args)
+    with _opened(stack_size, clock, poller, switch_interval, schedule, dump_signal) as scheduler:
+        return _run_main(scheduler, main, args)
+
+
+def enter_run(
+    *,
+    stack_size: int | None = None,
+    clock: Clock | None = None,
+    poller: Poller | None = None,
+    switch_interval: float | None = DEFAULT_SWITCH_INTERVAL,
+    schedule: Schedule | None = None,
+    dump_signal: int | None = None,
+) -> None:
+    """Make the caller the main fiber of this OS thread, as run() makes its main, until leave_run() or the interpreter's exit.
+
+    For programs that have no function to give to run(): scripts, the interactive interpreter, greenio.monkey. A run() inside calls
+    its main in the fiber that is there, if it asks for nothing else, and at its end ends the fibers that were spawned in it.
+
+    Args:
+        all: as run's.
+    Raises:
+        RuntimeError, TypeError, ValueError: as run's.
+    """
+    manager = _opened(stack_size, clock, poller, switch_interval, schedule, dump_signal)
+    _entered[get_ident()] = _Entered(manager.__enter__(), manager)
+
+
+def leave_run() -> None:
+    """The end of the run that enter_run() began on this OS thread: other fibers are cancelled, unwound and joined.
+
+    Raises:
+        RuntimeError: there is none, or the caller is not its main fiber; nothing was ended.
+        SystemExit, KeyboardInterrupt: left a fiber's function.
+    """
+    entered = _entered.get(get_ident())
+    if entered is None:
+        raise RuntimeError("leave_run() without enter_run() on this OS thread")
+    if entered.scheduler.current_fiber is not entered.scheduler.main:
+        raise RuntimeError(f"leave_run() is for the main fiber; this is {entered.scheduler.current_fiber!r}")
+    del _entered[get_ident()]
+    try:
+        entered.scheduler._settle(None, None)
+        entered.scheduler._unwind()
+    finally:
+        entered.manager.__exit__(None, None, None)
+
+
+class _Entered(NamedTuple):
+    scheduler: Scheduler
+    manager: contextlib.AbstractContextManager[Scheduler]
+
+
+_entered: dict[int, _Entered] = {}  # by OS thread
+
+
+def _leave_at_exit() -> None:
+    entered = _entered.get(get_ident())
+    # In a forked child whose main fiber stayed behind, there is nothing to leave.
+    if entered is not None and entered.scheduler.current_fiber is entered.scheduler.main:
+        leave_run()
+
+
+@contextlib.contextmanager
+def _opened(
+    stack_size: int | None,
+    clock: Clock | None,
+    poller: Poller | None,
+    switch_interval: float | None,
+    schedule: Schedule | None,
+    dump_signal: int | None,
+) -> Iterator[Scheduler]:
+    """This OS thread has a scheduler, its caller is the main fiber; the scheduler is set up as run() was asked to."""
     if switch_interval is not None and not switch_interval > 0:
         raise ValueError(f"switch_interval must be > 0 seconds or None, not {switch_interval!r}")
     dump_signal = _dump_signal_wanted(dump_signal)
     scheduler = Scheduler(clock, poller, stack_size, schedule)
-    if schedule is not None:
-        schedule.begin()
-    scheduler._open()
+    with contextlib.ExitStack() as undo:
+        if schedule is not None:
+            schedule.begin()
+        scheduler._open()
+        undo.callback(scheduler._close)
+        if schedule is not None:
+            undo.callback(_select.seed_select, None)
+            _select.seed_select(schedule.seed)
+        if dump_signal is not None:
+            _dump_signal.install(dump_signal)
+            undo.callback(_dump_signal.remove)
+        undo.callback(_restore_switch_interval, switch_interval)
+        _shorten_switch_interval(switch_interval)
+        yield scheduler
+
+
+def _run_inside(scheduler: Scheduler, main: Callable[[*_Arguments], _Result], args: tuple[*_Arguments]) -> _Result:
+    """A run inside one that was entered: main and its fibers, and nobody else's, begin and end."""
+    if scheduler.current_fiber is not scheduler.main:
+        raise RuntimeError(
+            "greenio.run() inside greenio.run(): this OS thread runs fibers already; call the function directly, spawn it, or run "
+            "it on another OS thread"
+        )
+    before = set(scheduler.fibers())
     try:
-        try:
-            if schedule is not None:
-                _select.seed_select(schedule.seed)
-            if dump_signal is not None:
-                _dump_signal.install(dump_signal)
-            try:
-                try:
-                    _shorten_switch_interval(switch_interval)
-                    return _run_main(scheduler, main, args)
-                finally:
-                    _restore_switch_interval(switch_interval)
-            finally:
-                if dump_signal is not None:
-                    _dump_signal.remove()
-        finally:
-            if schedule is not None:
-                _select.seed_select(None)
+        return contextvars.copy_context().run(main, *args)
     finally:
-        scheduler._close()
+        with shield():
+            while left := [fiber for fiber in scheduler.fibers() if fiber not in before]:
+                for fiber in left:
+                    fiber.cancel("the run has ended")
+                for fiber in left:
+                    fiber.join()
 
 
 def _dump_signal_wanted(given: int | None) -> int | None:
@@ -129,7 +218,7 @@ def _shorten_switch_interval(wanted: float | None) -> None:
     with _interval_lock:
         if _interval_before is None:
             _interval_before = sys.getswitchinterval()
-        _intervals[threading.get_ident()] = wanted
+        _intervals[get_ident()] = wanted
         sys.setswitchinterval(min(_interval_before, *_intervals.values()))
 
 
@@ -137,7 +226,7 @@ def _restore_switch_interval(wanted: float | None) -> None:
     if wanted is None:
         return
     with _interval_lock:
-        _intervals.pop(threading.get_ident(), None)
+        _intervals.pop(get_ident(), None)
         _settle_switch_interval()
 
 
@@ -153,9 +242,10 @@ def _after_fork_in_child() -> None:
     # The runs of other OS threads did not come along; one of them may have held the lock, anywhere in the functions above.
     global _interval_lock
     _interval_lock = threading.Lock()
-    for ident in set(_intervals) - {threading.get_ident()}:
+    for ident in set(_intervals) - {get_ident()}:
         del _intervals[ident]
     _settle_switch_interval()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_leave_at_exit)

@@ -1802,6 +1802,15 @@ def running_scheduler():
     return current_scheduler_or_none()
 
 
+def can_park():
+    """Whether the caller may wait by parking: a fiber runs here.
+
+    False on an OS thread without fibers, and for a signal handler or destructor that is called on top of the idle loop.
+    """
+    cdef Scheduler scheduler = current_scheduler_or_none()
+    return scheduler is not None and not scheduler.hosting
+
+
 def yield_now():
     """Let every fiber that is ready now run before this one goes on. A checkpoint.
 

@@ -697,3 +697,94 @@ def test_the_virtual_clock_may_serve_one_run_after_another():
     clock = VirtualClock()
     greenio.run(greenio.sleep, 5, clock=clock)
     assert greenio.run(lambda: greenio.current_time(), clock=clock) == 5
+
+
+# --- enter_run, leave_run --------------------------------------------------------------------------------------------
+
+
+def test_a_script_enters_a_run_and_its_end_unwinds_the_fibers():
+    child = run_child(
+        """
+        import greenio
+
+        def stubborn():
+            try:
+                greenio.sleep(1000)
+            finally:
+                print("unwound")
+
+        greenio.enter_run()
+        assert greenio.spawn(pow, 2, 3).result() == 8
+        greenio.spawn(stubborn)
+        greenio.yield_now()
+        print("end of the script")
+        """
+    )
+    assert child.stdout == "end of the script\nunwound\n"
+
+
+def test_leave_run_ends_what_enter_run_began():
+    greenio.enter_run(clock=VirtualClock())
+    try:
+        fiber = greenio.spawn(greenio.sleep, 1000)
+        greenio.sleep(1)
+    finally:
+        greenio.leave_run()
+    assert fiber.done()
+    assert running_scheduler() is None
+    with pytest.raises(RuntimeError, match="without enter_run"):
+        greenio.leave_run()
+
+
+def test_entering_twice_is_an_error_and_the_first_stays():
+    greenio.enter_run()
+    try:
+        with pytest.raises(RuntimeError, match="inside"):
+            greenio.enter_run()
+        with pytest.raises(RuntimeError, match="main fiber"):
+            greenio.spawn(greenio.leave_run).result()
+        assert greenio.spawn(int).result() == 0
+    finally:
+        greenio.leave_run()
+
+
+def test_a_run_inside_an_entered_one_ends_its_own_fibers_only():
+    greenio.enter_run(clock=VirtualClock())
+    try:
+        outer = greenio.spawn(greenio.sleep, 1000)
+        inner = []
+
+        def main():
+            inner.append(greenio.spawn(greenio.sleep, 1000))
+            greenio.sleep(1)
+            return greenio.current_fiber()
+
+        assert greenio.run(main) is greenio.current_fiber()
+        assert inner[0].done()
+        assert not outer.done()
+        with pytest.raises(RuntimeError, match="inside"):
+            greenio.run(int, clock=VirtualClock())
+        with pytest.raises(RuntimeError, match="inside"):
+            greenio.spawn(greenio.run, int).result()
+    finally:
+        greenio.leave_run()
+
+
+def test_a_forked_child_of_an_entered_run_ends_like_a_script():
+    run_child(
+        """
+        import os, greenio, greenio.monkey
+        greenio.enter_run()
+
+        def child():
+            pid = os.fork()
+            if pid == 0:
+                greenio.sleep(0)
+                raise SystemExit(7)
+            return os.waitstatus_to_exitcode(greenio.os.waitpid(pid, 0)[1])
+
+        assert greenio.spawn(child).result() == 7
+        assert child() == 7
+        """,
+        flags=("-W", "ignore"),
+    )
