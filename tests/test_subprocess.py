@@ -469,6 +469,29 @@ def test_signals_reach_the_process_and_after_its_end_nobody(either_way):
 
 
 @in_fibers
+def test_where_signals_through_pidfds_are_refused_the_pid_is_used(monkeypatch):
+    def refuse(fd, sig):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(signal, "pidfd_send_signal", refuse)
+    with running(SLEEP) as process:
+        process.terminate()
+        assert process.wait() == -signal.SIGTERM
+
+
+@in_fibers
+def test_a_process_that_ends_as_it_is_signalled_is_no_error(monkeypatch):
+    def too_late(fd, sig):
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+
+    with running(SLEEP) as process:
+        with monkeypatch.context() as patch:
+            patch.setattr(signal, "pidfd_send_signal", too_late)
+            process.terminate()
+        assert process.poll() is None
+
+
+@in_fibers
 def test_a_reused_pid_is_not_hit():
     bystander = subprocess.Popen(SLEEP)
     process = subprocess.Popen(["true"])
@@ -616,6 +639,29 @@ def test_communicate_refuses_wrong_input_and_changes_nothing():
         with pytest.raises(ValueError, match="closed"):
             process.communicate(b"bytes")
         assert process.communicate() == (b"", None)
+
+
+@in_fibers
+def test_communicate_refuses_files_that_are_not_on_its_pipes(tmp_path):
+    with running(["cat"], stdin=-1, stdout=-1, stderr=-1) as process:
+        mine = process.stderr
+        with (tmp_path / "file").open("w+b") as process.stderr, pytest.raises(TypeError, match="none of them"):
+            process.communicate(b"x")
+        process.stderr = mine
+
+
+@in_fibers
+def test_what_communicate_left_is_read_in_parts():
+    with running(["sh", "-c", "printf 0123456789; exec sleep 1000"], stdout=-1, bufsize=0) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.communicate(timeout=0.02)
+        process.kill()
+        process.wait()
+        buffer = bytearray(3)
+        assert (process.stdout.readinto(buffer), bytes(buffer)) == (3, b"012")
+        assert process.stdout.read(2) == b"34"
+        assert process.stdout.read() == b"56789"
+        assert process.stdout.read(1) == b"" == process.stdout.read()
 
 
 @in_fibers
