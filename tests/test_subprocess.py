@@ -176,19 +176,19 @@ def test_options_reach_the_process(tmp_path):
 
 @in_fibers
 def test_other_fibers_run_until_a_slow_preexec_fn_is_through():
-    ticks = 0
+    reader, writer = os.pipe()
 
-    def tick():
-        nonlocal ticks
-        while True:
-            greenio.sleep(0.005)
-            ticks += 1
+    def others():
+        for _ in range(5):
+            greenio.yield_now()
+        os.write(writer, b"x")  # without it the preexec_fn would wait for ever
 
-    fiber = greenio.spawn(tick)
-    process = subprocess.Popen(["true"], preexec_fn=lambda: time.sleep(0.2))
-    assert ticks > 5
+    fiber = greenio.spawn(others)
+    process = subprocess.Popen(["true"], preexec_fn=lambda: os.read(reader, 1))
+    assert fiber.done()
     assert process.wait() == 0
-    fiber.cancel()
+    os.close(reader)
+    os.close(writer)
 
 
 @in_fibers
@@ -536,24 +536,33 @@ def test_communicate_both_ways_at_once(size, either_way):
 @in_fibers
 def test_communicate_goes_on_where_a_timeout_stopped_it():
     data = os.urandom(500_000)
-    source = "import sys, time; sys.stdout.write('ready'); sys.stdout.flush(); time.sleep(0.3); "
+    reader, writer = os.pipe()
+    source = f"import os, sys; os.write(1, b'ready'); os.read({reader}, 1); os.write(2, b'going on'); "
     with running(
-        python(source + "d = sys.stdin.buffer.read(); sys.stdout.buffer.write(d)"), stdin=-1, stdout=-1
+        python(source + "d = sys.stdin.buffer.read(); sys.stdout.buffer.write(d)"),
+        stdin=-1,
+        stdout=-1,
+        stderr=-1,
+        pass_fds=[reader],
     ) as process:
         seen = None
         timeouts = set()
         for attempt in range(10_000):
             try:
-                found, _ = process.communicate(None if attempt else data, timeout=0.01)
+                found = process.communicate(None if attempt else data, timeout=0.01)
                 break
             except subprocess.TimeoutExpired as error:
                 seen = error.output or seen
                 timeouts.add(error.timeout)
                 with pytest.raises(ValueError, match="Cannot send input"):
                     process.communicate(b"more")
+                if seen and attempt >= 3:
+                    os.write(writer, b"x")
         assert seen.startswith(b"ready")
         assert timeouts == {0.01}
-        assert found == b"ready" + data
+        assert found == (b"ready" + data, b"going on")
+    os.close(reader)
+    os.close(writer)
 
 
 @in_fibers
