@@ -28,6 +28,7 @@ from greenio._scopes import move_on_after, shield
 from greenio._scopes import timeout as time_limit
 from greenio._select import readable, select
 from greenio._streams import Stream, shown_address, stream_to
+from greenio._switch import check_stack_size
 from greenio._sync import Event, Semaphore
 from greenio._time import current_time, sleep
 
@@ -461,6 +462,7 @@ def serve(
         raise ValueError(f"handshake_timeout must be > 0 seconds or None, not {handshake_timeout!r}")
     if not grace >= 0:
         raise ValueError(f"grace must be >= 0 seconds, not {grace!r}")
+    check_stack_size(stack_size)
     if (path is not None) + (listener is not None) + (host is not None or port != 0) > 1:
         raise ValueError("give one of: host and port, path, listener")
     if mode is not None and path is None:

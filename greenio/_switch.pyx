@@ -472,6 +472,11 @@ cdef size_t checked_stack_bytes(object requested) except 0:
     return rounded
 
 
+def check_stack_size(object stack_size):
+    """Raises what spawn would, TypeError or ValueError, if it cannot be a fiber's."""
+    checked_stack_bytes(stack_size)
+
+
 cdef bint hears_signals(PyThreadState *state) noexcept:
     return greenio_pystate_hears_signals(state)
 

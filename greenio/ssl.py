@@ -43,7 +43,6 @@ __all__ += [
 
 # As they were when this was imported: ssl's own names may be replaced by ours later.
 _StandardContext = _standard.SSLContext
-_StandardSocket = _standard.SSLSocket
 _standard_default_context = _standard.create_default_context
 _standard_unverified_context = _standard._create_unverified_context
 _standard_wrap_socket = _StandardContext.wrap_socket
@@ -252,7 +251,7 @@ class SSLSocket(TLSCore, socket):
 
     def selected_npn_protocol(self) -> None:
         """None, as in the standard module."""
-        _StandardSocket.selected_npn_protocol(self)  # type: ignore[arg-type]
+        _warnings.warn("ssl NPN is deprecated, use ALPN instead", DeprecationWarning, stacklevel=2)
 
     def selected_alpn_protocol(self) -> str | None:
         """The protocol agreed on by ALPN, or None."""

@@ -3,6 +3,7 @@
     python tests/mutate_context.py                 all mutants, about three minutes on two cores
     python tests/mutate_context.py --list          what would be tried
     python tests/mutate_context.py --only 12 40    some of them, by number
+    python tests/mutate_context.py --part 2/3      every third of them, from the second on; 1/3, 2/3 and 3/3 are all
 
 A mutant is the assembly with one line deleted, or with one detail of it wrong: another offset, register, constant,
 condition or unwind rule. Each is built into the probes of tests/native and tested in a process of its own; at least
@@ -220,10 +221,19 @@ def load_build():
 build = load_build()
 
 
+def part(text):
+    """(K, N) of "K/N"."""
+    first, step = map(int, text.split("/"))
+    if not 1 <= first <= step:
+        raise ValueError(text)
+    return first, step
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--list", action="store_true", help="list the mutants and stop")
     parser.add_argument("--only", nargs="+", type=int, metavar="NUMBER", help="these mutants only")
+    parser.add_argument("--part", type=part, default=(1, 1), metavar="K/N", help="every Nth of them, from the Kth on")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at a time (default: one a core)")
     parser.add_argument("--verbose", action="store_true", help="say for each mutant what noticed it")
     options = parser.parse_args()
@@ -249,6 +259,8 @@ def main():
             return 2
 
         tried = [m for m in made if not m.equivalent and (not options.only or m.number in options.only)]
+        first, step = options.part
+        tried = tried[first - 1 :: step]
         fates = collections.Counter()
         survivors = []
         with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:

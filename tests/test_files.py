@@ -6,6 +6,7 @@ import functools
 import gc
 import io
 import os
+import pickle
 import pty
 import random
 import stat
@@ -679,6 +680,84 @@ def test_a_fifo_whose_writer_was_quick_is_read_to_its_end(tmp_path: Path) -> Non
     greenio.to_thread(path.write_text, "quick")
     with opening.result() as file:
         assert file.read() == "quick"
+
+
+@fibers
+def test_opening_a_fifo_works_where_nobody_tells_of_opens(tmp_path: Path) -> None:
+    # No inotify instance to be had: it is looked again and again.
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    for first in ("r", "w"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("greenio._files.watch_opens", lambda path: -1)
+            one = spawn(greenio.open, path, first)
+            greenio.sleep(0.005)
+            assert not one.done()
+            with greenio.open(path, "w" if first == "r" else "r") as other, one.result() as mine:
+                writer, reader = (other, mine) if first == "r" else (mine, other)
+                print("through", file=writer, flush=True)
+                assert reader.readline() == "through\n"
+
+
+@fibers
+def test_buffers_do_what_the_standard_ones_do_at_their_edges(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)) * 100)
+
+    def use(make: Callable[..., Any]) -> Any:
+        with make(path, "r+b", 64) as file:
+            found = [
+                outcome(lambda: file.read(-2)),
+                outcome(lambda: len(file.read1())) and None,
+                file.seek(0),
+                file.read1(0),
+                file.read(10),
+                file.seek(5, os.SEEK_CUR),
+                file.read(3),
+                file.seek(-4, os.SEEK_CUR),
+                file.read(1),
+                file.seek(-3, os.SEEK_END),
+                len(file.read(None)),
+                outcome(lambda: file.seek(0, 9)),
+                file.seek(2),
+                file.write(memoryview(b"ab")),
+                file.write(bytearray(b"c")),
+                file.write(b"y" * 62),
+                file.write(b"z" * 200),
+                file.tell(),
+                file.seek(0),
+                file.read(300),
+                outcome(lambda: pickle.dumps(file)),
+            ]
+        with make(path, "r", 1, "latin-1") as text:
+            found += [text.read(3), outcome(lambda: pickle.dumps(text)), outcome(lambda: text.write("x"))]
+        with make(path, "w") as text:
+            found += [outcome(lambda: pickle.dumps(text)), outcome(lambda: text.read(1)), outcome(text.readline)]
+            text.reconfigure(line_buffering=True)
+            print("line", file=text)
+            found.append(path.read_text())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            with make(path, "rb", 1) as file:
+                found.append(file.readline())
+        return found
+
+    content = path.read_bytes()
+    theirs = use(open)
+    path.write_bytes(content)
+    assert use(greenio.open) == theirs
+
+
+@fibers
+def test_pipes_cannot_be_moved_in() -> None:
+    with pipe("b") as (reader, writer):
+        for file in (reader, writer):
+            with pytest.raises(io.UnsupportedOperation):
+                file.seek(0)
+            with pytest.raises(TypeError, match="pickle"):
+                pickle.dumps(file)
+            with pytest.raises(ValueError, match="buffer size"):
+                type(file)(file.raw, 0)
 
 
 @fibers

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextvars
 import gc
 import logging
+import resource
 import threading
 import weakref
 from collections import deque
@@ -623,32 +624,26 @@ def test_calls_that_wait_are_made_after_one_that_ends_the_run(error):
     run(main)
 
 
-def test_a_worker_without_a_stack_fails_its_call_and_the_executor_goes_on():
-    run_child(
-        """
-        import logging, resource
-        import greenio
-
-        logging.getLogger("greenio").disabled = True
-
-        def main():
-            pool = greenio.FiberPoolExecutor(1)
-            soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-            with open("/proc/self/statm") as file:
-                used = int(file.read().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), hard))
+def test_a_worker_without_a_stack_fails_its_call_and_the_executor_goes_on(monkeypatch):
+    def main():
+        pool = FiberPoolExecutor(1)
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        with open("/proc/self/statm") as file:
+            used = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20), hard))
+        try:
             futures = [pool.submit(int) for _ in range(3)]
-            greenio.yield_now()
+            yield_now()
+        finally:
             resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-            assert "got no stack" in str(futures[0].exception(1)), futures
-            for future in futures[1:]:
-                future.exception(1)
-            assert pool.submit(int).result(1) == 0
-            pool.shutdown()
+        assert "got no stack" in str(futures[0].exception(1)), futures
+        for future in futures[1:]:
+            future.exception(1)
+        assert pool.submit(int).result(1) == 0
+        pool.shutdown()
 
-        greenio.run(main, stack_size=1 << 31)
-        """
-    )
+    monkeypatch.setattr(logging.getLogger("greenio"), "disabled", True)
+    greenio.run(main, stack_size=1 << 31)
 
 
 @pytest.mark.parametrize("where", ["main", "call", "thread"])

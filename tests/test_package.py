@@ -1,7 +1,12 @@
 """The package itself: where it can be imported, and what importing it does."""
 
+import runpy
+import sys
+
 import pytest
 from child import run_child
+
+import greenio
 
 ELSEWHERE = {
     "another system": "sys.platform = 'darwin'",
@@ -46,3 +51,17 @@ else:
     raise AssertionError
 from greenio import *
 """)
+
+
+def test_a_refused_import_loads_nothing(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "darwin")
+        with pytest.raises(ImportError, match="on Linux on x86-64; this is CPython 3"):
+            runpy.run_path(greenio.__file__)
+
+
+def test_dir_tells_what_is_imported_late():
+    names = dir(greenio)
+    assert {"os", "selectors", "subprocess", "ssl", "run"} <= set(names) and names == sorted(names)
+    for mirror in (greenio.os, greenio.subprocess):
+        assert set(dir(mirror._standard)) <= set(dir(mirror))

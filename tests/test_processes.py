@@ -267,6 +267,30 @@ def test_without_pidfds_os_threads_wait(monkeypatch):
     wait_for_watchers()
 
 
+def test_without_an_os_thread_to_wait_it_says_so_and_a_later_wait_works(monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    def main():
+        pid = shell("exit 3")
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            while standard.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                standard.sched_yield()
+            assert os.waitpid(pid, 0) == (pid, 3 << 8)  # nobody has to wait
+            pid = shell("exec sleep 1000")
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                os.waitpid(-1, 0)
+        fiber = greenio.spawn(os.waitpid, -1, 0)
+        wait_all_parked()
+        assert [thread.name for thread in watchers()] == ["greenio wait for any child"]
+        os.kill(pid, signal.SIGKILL)
+        assert fiber.result() == (pid, signal.SIGKILL)
+
+    greenio.run(main)
+    wait_for_watchers()
+
+
 def test_several_who_wait_for_one_child_one_gets_it():
     def main():
         pid = shell("exec sleep 1000")
@@ -648,6 +672,23 @@ def test_kernels_without_rwf_nowait_for_pipes(pipe, monkeypatch, known):
         assert fiber.result() == len(data)
         process = greenio.subprocess.Popen(["cat"], stdin=-1, stdout=-1)
         assert process.communicate(data) == (data, None)
+
+    greenio.run(main)
+
+
+def test_another_error_of_the_trial_is_told(pipe, monkeypatch):
+    def broken(*_):
+        raise OSError(errno.EIO, standard.strerror(errno.EIO))
+
+    reader, writer = pipe
+    monkeypatch.setattr(standard, "preadv", broken)
+    monkeypatch.setattr(standard, "pwritev", broken)
+
+    def main():
+        for call in (lambda: os.readv(reader, [bytearray(1)]), lambda: os.writev(writer, [b"x"])):
+            with pytest.raises(OSError) as caught:
+                call()
+            assert caught.value.errno == errno.EIO
 
     greenio.run(main)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import functools
 import gc
 import logging
@@ -66,6 +67,18 @@ def few_descriptors(spare: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for fd in gaps:
             os.close(fd)
+
+
+@contextlib.contextmanager
+def little_memory() -> Iterator[None]:
+    """No more than 200 MiB of address space can be had."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 # --- listeners -------------------------------------------------------------------------------------------------------
@@ -194,6 +207,105 @@ def test_iteration_accepts() -> None:
 
 
 @fibers
+def test_iteration_ends_with_the_error_of_a_listener_that_is_lost() -> None:
+    with listen_tcp(LOCALHOST) as listener:
+        fiber = parked(list, listener)
+        listener.sockets[0].shutdown(socket.SHUT_RDWR)
+        with pytest.raises(OSError) as caught:
+            fiber.result()
+        assert caught.value.errno == errno.EINVAL
+        assert not listener.closed
+
+
+class Elsewhere(socket.socket):
+    """On a machine that differs: without a family, or where others are quick to do something around our bind."""
+
+    without: int | None = None
+    before_bind: Callable[[Any], None] = staticmethod(lambda address: None)  # type: ignore[assignment]
+    after_refusal: Callable[[Any], None] = staticmethod(lambda address: None)  # type: ignore[assignment]
+
+    def __init__(self, family: int = socket.AF_INET, *arguments: Any, **keywords: Any) -> None:
+        if family == self.without:
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+        super().__init__(family, *arguments, **keywords)
+
+    def bind(self, address: Any) -> None:
+        type(self).before_bind(address)
+        try:
+            super().bind(address)
+        except OSError:
+            type(self).after_refusal(address)
+            raise
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> type[Elsewhere]:
+    class Here(Elsewhere):
+        pass
+
+    monkeypatch.setattr(socket, "socket", Here)
+    return Here
+
+
+@fibers
+def test_addresses_that_the_machine_has_not_are_left_out_while_there_are_others(elsewhere: type[Elsewhere]) -> None:
+    before = os.listdir("/proc/self/fd")
+    with listen_tcp([LOCALHOST, "240.0.0.1"]) as listener:
+        assert [address[0] for address in listener.addresses] == [LOCALHOST]
+    with pytest.raises(OSError, match=r"240\.0\.0\.1:0, 240\.0\.0\.2:0") as caught:
+        listen_tcp(["240.0.0.1", "240.0.0.2"])  # nobody has these
+    assert caught.value.errno == errno.EADDRNOTAVAIL
+    with pytest.raises(OSError, match="no address to listen on") as caught:
+        listen_tcp([])
+    assert caught.value.errno == errno.EADDRNOTAVAIL
+    elsewhere.without = socket.AF_INET6
+    with listen_tcp() as listener:
+        assert [address[0] for address in listener.addresses] == ["0.0.0.0"]
+    with pytest.raises(OSError, match="::1") as caught:
+        listen_tcp("::1")
+    assert caught.value.errno == errno.EAFNOSUPPORT
+    assert os.listdir("/proc/self/fd") == before
+
+
+@fibers
+def test_without_a_descriptor_nothing_is_left_open() -> None:
+    before = os.listdir("/proc/self/fd")
+    with few_descriptors(1), pytest.raises(OSError) as caught:
+        listen_tcp([LOCALHOST, "127.0.0.2"])
+    assert caught.value.errno == errno.EMFILE
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize("rivals", [1, 19, 1000])
+@fibers
+def test_a_free_port_is_looked_for_again_when_the_next_address_has_it_in_use(
+    rivals: int, elsewhere: type[Elsewhere]
+) -> None:
+    taken: list[Any] = []
+
+    def take(address: Any) -> None:
+        # As if somebody had had it: the same port, on the second address.
+        if address[1] and len(taken) < rivals:
+            taken.append(stack.enter_context(standard.socket()))
+            taken[-1].bind(address)
+
+    with contextlib.ExitStack() as stack:
+        elsewhere.before_bind = staticmethod(take)  # type: ignore[assignment]
+        before = set(os.listdir("/proc/self/fd"))
+        if rivals < 1000:
+            with listen_tcp([LOCALHOST, "127.0.0.2"]) as listener:
+                assert {address[1] for address in listener.addresses} == {listener.port}
+                assert listener.port not in {sock.getsockname()[1] for sock in taken}
+            assert len(taken) == rivals
+        else:
+            with pytest.raises(OSError, match=r"127\.0\.0\.2") as caught:
+                listen_tcp([LOCALHOST, "127.0.0.2"])
+            assert caught.value.errno == errno.EADDRINUSE
+            assert len(taken) == 20
+        assert len(set(os.listdir("/proc/self/fd")) - before) == len(taken)
+
+
+@fibers
 def test_unix_listener_makes_and_removes_its_file(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     for mode in (0o600, 0o666):
@@ -207,6 +319,61 @@ def test_unix_listener_makes_and_removes_its_file(tmp_path: Path) -> None:
         path.rename(tmp_path / "elsewhere")
         path.write_text("somebody else's")
     assert path.exists()
+    path.unlink()
+    with listen_unix(path):
+        path.unlink()  # the file's end is not the listener's business
+
+
+@fibers
+def test_unix_listener_that_cannot_be_leaves_no_file(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(TypeError):
+        listen_unix(tmp_path / "socket", backlog="many")  # type: ignore[arg-type]  # told by listen, when the file is there
+    assert os.listdir(tmp_path) == []
+    assert os.listdir("/proc/self/fd") == before
+
+
+@fibers
+def test_unix_listener_without_a_descriptor_for_the_folders_lock_does_without(tmp_path: Path) -> None:
+    with few_descriptors(1):
+        listener = listen_unix(tmp_path / "socket")
+    with listener:
+        connect_unix(tmp_path / "socket").close()
+
+
+@fibers
+def test_unix_listeners_of_other_processes_in_the_folder_are_waited_for_but_not_for_ever(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    other = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        fiber = spawn(listen_unix, path)
+        greenio.sleep(3)
+        assert not fiber.done()
+        fcntl.flock(other, fcntl.LOCK_UN)
+        fiber.result().close()
+        assert greenio.current_time() < 3.1
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(OSError, match="locked for more than 5 s") as caught:
+            listen_unix(path)
+        assert caught.value.errno == errno.EADDRINUSE
+        assert os.listdir(tmp_path) == []
+        with listen_unix(path, replace=False):  # that asks nobody
+            pass
+    finally:
+        os.close(other)
+
+
+@fibers
+def test_stale_unix_socket_that_its_owner_removes_meanwhile_is_no_hindrance(
+    tmp_path: Path, elsewhere: type[Elsewhere]
+) -> None:
+    path = tmp_path / "socket"
+    with standard.socket(standard.AF_UNIX) as dead:
+        dead.bind(str(path))
+    elsewhere.after_refusal = staticmethod(os.unlink)  # type: ignore[assignment]
+    with listen_unix(path):
+        connect_unix(path).close()
 
 
 @fibers
@@ -560,6 +727,58 @@ def test_leaving_the_block_waits_for_a_handler_that_drains() -> None:
     assert ended == [began + 3, began + 4]
 
 
+def at_one_look(first: Any, then: Any, fn: Callable[[], Any]) -> Any:
+    """What first() and then() bring about is found by one look at the descriptors, in that order; the one that is None has fn() called.
+
+    Returns what that returns.
+    """
+    reader, writer = os.pipe()
+
+    def act() -> Any:
+        greenio.wait_readable(reader)
+        return fn()
+
+    try:
+        fiber = parked(act)
+        for each in (first, then):
+            if each is None:
+                os.write(writer, b"x")
+            else:
+                each()
+        return fiber.result()
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@pytest.mark.parametrize("first", ["the end", "the connection"])
+@fibers
+def test_connection_of_the_moment_of_closing_is_ended_and_keeps_no_place(first: str) -> None:
+    handled: list[bytes] = []
+
+    def handler(stream: Stream) -> None:
+        handled.append(stream.read(1))
+
+    def close_without_a_glance() -> None:
+        greenio.current_fiber().cancel()  # else the handler would begin while it is waited for
+        with contextlib.suppress(greenio.Cancelled):
+            server.close()
+
+    with serve(handler, LOCALHOST, max_connections=3) as server, standard.socket() as client:
+        connect_now = functools.partial(client.connect, (LOCALHOST, server.port))
+        if first == "the end":  # it is accepted by a fiber that is cancelled already
+            at_one_look(None, connect_now, server.close)
+        else:  # its handler is cancelled before it has begun
+            at_one_look(connect_now, None, close_without_a_glance)
+        client.settimeout(0)
+        with pytest.raises(ConnectionResetError) if first == "the end" else contextlib.nullcontext():
+            assert client.recv(1) == b""
+        seen = server.statistics()
+        assert (handled, seen.active, seen.finished) == ([], 0, 0)
+        assert seen.accepted == seen.cancelled == (first != "the end")
+        assert server.closed
+
+
 @fibers
 def test_wait_parks_until_it_is_closed_and_cancelling_that_changes_nothing() -> None:
     with serve(echo, LOCALHOST) as server:
@@ -633,6 +852,9 @@ def test_wrong_arguments_leave_nothing_open(tmp_path: Path) -> None:
         (TypeError, {"handler": None}),
         (TypeError, {"tls": True}),
         (ValueError, {"max_connections": 0}),
+        (TypeError, {"max_connections": 1.5}),
+        (ValueError, {"stack_size": 5}),
+        (TypeError, {"stack_size": "big"}),
         (ValueError, {"handshake_timeout": 0}),
         (ValueError, {"grace": -1}),
         (ValueError, {"host": LOCALHOST, "path": str(tmp_path / "s")}),
@@ -710,6 +932,74 @@ def test_no_descriptors_left_is_logged_once_and_accepting_goes_on_later(caplog: 
         assert server.statistics().accepted == 6
         assert [record.getMessage() for record in caplog.records if "accepts again" in record.getMessage()]
         server.close()
+
+
+class Troubled(Listener):
+    """Before it accepts, it raises what is on its list."""
+
+    troubles: list[BaseException]
+
+    def accept(self) -> Stream:
+        if self.troubles:
+            raise self.troubles.pop(0)
+        return super().accept()
+
+
+def troubled(*troubles: BaseException) -> Listener:
+    listener = listen_tcp(LOCALHOST)
+    listener.__class__ = Troubled
+    listener.troubles = list(troubles)  # type: ignore[attr-defined]
+    return listener
+
+
+@pytest.mark.parametrize("error", [errno.ECONNABORTED, errno.EPROTO, errno.EHOSTUNREACH, errno.EPERM])
+@fibers
+def test_connection_that_fails_before_it_is_accepted_takes_no_place_and_no_pause(error: int, caplog: Any) -> None:
+    troubles = [OSError(error, os.strerror(error)) for _ in range(3)]
+    began = greenio.current_time()
+    with serve(echo, listener=troubled(*troubles), max_connections=1) as server, connect(server) as stream:
+        stream.write(b"x\n")
+        assert stream.readline() == b"x\n"
+        assert greenio.current_time() == began
+        seen = server.statistics()
+        assert (seen.accepted, seen.accept_pauses) == (1, 0)
+        server.close()
+    assert caplog.records == []
+    with troubled(OSError(error, "gone")) as listener, connect(listener) as stream:
+        with next(iter(listener)) as accepted:
+            assert accepted.peername == stream.sockname
+
+
+@fibers
+def test_listener_of_ones_own_that_fails_ends_accepting_and_wait_says_why(caplog: Any) -> None:
+    with serve(echo, listener=troubled(ZeroDivisionError("in accept"))) as server:
+        with pytest.raises(ZeroDivisionError, match="in accept"):
+            server.wait()
+        assert server.closed
+        assert server.listener.closed
+    assert "cannot accept any more" in caplog.text
+
+
+@fibers
+def test_no_memory_for_a_handlers_stack_is_logged_and_accepting_goes_on_later(caplog: Any) -> None:
+    caplog.set_level(logging.INFO)
+    with serve(echo, LOCALHOST, stack_size=1 << 32, max_connections=2) as server, contextlib.ExitStack() as clients:
+        with little_memory():
+            lost = [clients.enter_context(connect(server)) for _ in range(2)]
+            for each in lost:
+                with pytest.raises(ConnectionResetError):
+                    each.read()
+            wait_all_parked()
+        assert (server.connections, server.statistics().failed, server.statistics().accept_pauses) == (0, 2, 1)
+        for _ in range(2):  # with the first one comes the news of the last that failed
+            with connect(server) as stream:
+                stream.write(b"x\n")
+                assert stream.readline() == b"x\n"
+        server.close()
+    assert [record.levelno for record in caplog.records if "accept" in record.getMessage()] == [
+        logging.WARNING,
+        logging.INFO,
+    ]
 
 
 FAULTS = """

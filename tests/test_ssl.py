@@ -492,6 +492,112 @@ def test_arguments_that_do_not_fit_together() -> None:
     assert [each[0] for each in found] == [ValueError, ValueError, ValueError, NotImplementedError]
 
 
+def test_a_context_for_the_other_side_is_refused_and_the_socket_closed() -> None:
+    def use(sockets: Any, tls: Any, address: Any) -> Any:
+        with sockets.create_connection(address) as sock:
+            return outcome(lambda: server_context(tls.SSLContext).wrap_socket(sock)), sock.fileno()
+
+    failure, fd = both(lambda connection: connection.recv(100), use)
+    assert failure[0] is standard.SSLError and fd == -1
+
+
+@fibers
+def test_a_connection_that_was_reset_cannot_be_wrapped() -> None:
+    left, right = tcp_pair()
+    with left:
+        left.sendall(b"unread")
+        right.close()
+        wait_all_parked()
+        with pytest.raises(ConnectionResetError):
+            client_context().wrap_socket(left, server_hostname="localhost")
+
+
+def test_a_session_is_set_before_the_handshake() -> None:
+    server = server_context()
+    server.maximum_version = standard.TLSVersion.TLSv1_2
+
+    def accept_two(connection: Any) -> None:
+        with server.wrap_socket(connection, server_side=True) as wrapped:
+            echo_until_end(wrapped)
+        with server.wrap_socket(peers[0].listener.accept()[0], server_side=True) as wrapped:
+            echo_until_end(wrapped)
+
+    def use(sockets: Any, tls: Any, address: Any) -> Any:
+        context = client_context(tls.SSLContext)
+        context.maximum_version = standard.TLSVersion.TLSv1_2
+        sock = sockets.create_connection(address)
+        with context.wrap_socket(sock, server_hostname="localhost") as first:
+            session = first.session
+        with context.wrap_socket(
+            sockets.create_connection(address), server_hostname="localhost", do_handshake_on_connect=False
+        ) as second:
+            second.session = session
+            second.do_handshake()
+            return session is not None, second.session_reused, second.session == session
+
+    results = []
+    for sockets, tls, run in ((standard_socket, standard, lambda fn: fn()), (socket, ssl, greenio.run)):
+        peers: list[Peer] = [Peer(accept_two)]
+        with peers[0]:
+            results.append(run(lambda s=sockets, t=tls, a=peers[0].address: use(s, t, a)))
+        assert peers[0].failure is None
+    assert results[0] == results[1]
+    assert results[1][:2] == (True, True)
+
+
+def test_a_later_connection_that_fails_its_handshake_can_connect_to_another() -> None:
+    def use(sockets: Any, tls: Any, address: Any) -> Any:
+        context = client_context(tls.SSLContext, STRANGER)
+        with context.wrap_socket(sockets.socket(), server_hostname="localhost") as late:
+            found = outcome(lambda: late.connect(address))
+            return found, late.version(), late.session, outcome(lambda: late.session_reused)
+
+    assert both(tls_server(wait_for_end), use)[0][0] is standard.SSLCertVerificationError
+
+
+@fibers
+def test_a_client_that_speaks_no_tls_fails_accept_and_not_the_next_one() -> None:
+    with socket.create_server((LOCALHOST, 0)) as listener:
+        with server_context(ssl.SSLContext).wrap_socket(listener, server_side=True) as secure:
+            for _ in range(2):
+                with socket.create_connection(secure.getsockname()) as plain:
+                    accepting = spawn(secure.accept)
+                    plain.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                    assert outcome(accepting.result)[:2] == [standard.SSLError, 1]
+            accepting = spawn(secure.accept)
+            client = connect_tls(socket, ssl, secure.getsockname())
+            with client, accepting.result()[0] as accepted:
+                spawn(client.sendall, b"x")
+                assert accepted.recv(1) == b"x"
+
+
+def test_before_tls_begins_it_is_a_plain_socket(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"from a file")
+
+    def use(sockets: Any, tls: Any, address: Any) -> Any:
+        standard_socket.create_connection(address).close()  # the peer waits for one
+        with client_context(tls.SSLContext).wrap_socket(sockets.socket(), server_hostname="localhost") as late:
+            with path.open("rb") as file:
+                found = [
+                    late.session,
+                    late.session_reused,
+                    late.version(),
+                    late.pending(),
+                    outcome(lambda: late.sendto(b"x", address)),
+                    outcome(lambda: late.recvfrom(3)),
+                    outcome(lambda: late.recvfrom_into(bytearray(3), 2)),
+                    outcome(lambda: late.sendfile(file)),
+                    outcome(late.getpeercert),
+                ]
+            with pytest.warns(DeprecationWarning, match="NPN"):
+                found.append(late.selected_npn_protocol())
+            return found
+
+    found = both(lambda connection: None, use)
+    assert found[4][0] is BrokenPipeError and found[8][0] is OSError
+
+
 def test_pending_says_what_is_left_of_a_record() -> None:
     def use(*where: Any) -> Any:
         with connect_tls(*where) as wrapped:
@@ -770,6 +876,47 @@ class Verifying(standard.SSLContext):
         return wrapped
 
 
+class Astray(standard.SSLContext):
+    """Its wrap_socket makes a socket of another kind."""
+
+    def wrap_socket(self, sock: Any, **keywords: Any) -> Any:
+        return sock
+
+
+@fibers
+def test_a_context_whose_wrap_socket_returns_no_tls_socket_of_ours_is_refused() -> None:
+    left, right = tcp_pair()
+    with right:
+        with pytest.raises(TypeError, match="would block the OS thread"):
+            ssl.start_tls(left, client_context(Astray), server_hostname="localhost")
+        assert right.recv(1) == b""  # what it has made is closed
+
+
+@fibers
+def test_a_closed_socket_cannot_be_wrapped() -> None:
+    for closed in (socket.socket(), standard_socket.socket()):
+        closed.close()
+        for wrap in (client_context().wrap_socket, functools.partial(ssl.start_tls, context=client_context())):
+            with pytest.raises(OSError) as caught:
+                wrap(closed, server_hostname="localhost")
+            assert caught.value.errno == errno.EBADF
+
+
+def test_a_context_has_its_own_class_of_sockets_after_greenio_has_used_it() -> None:
+    context = client_context(Verifying)
+
+    @fibers
+    def ours() -> None:
+        with connected(context, server_hostname=b"localhost") as (client, server):
+            assert client.server_hostname == "localhost"
+            spawn(server.sendall, b"x")
+            assert client.recv(1) == b"x"
+
+    ours()
+    assert context.sslsocket_class.__name__ == "SSLSocket"
+    assert context.sslsocket_class.__mro__[1] is standard_socket.socket
+
+
 class Trusting(standard.SSLContext):
     """As truststore's: forwards to an inner context, and verifies after the handshake, in its object's do_handshake."""
 
@@ -893,6 +1040,18 @@ def test_outside_run_it_says_what_to_do() -> None:
 
 
 # --- what sessions can do --------------------------------------------------------------------------------------------
+
+
+@fibers
+def test_what_newer_interpreters_tell_of_a_session() -> None:
+    with connected() as (client, server):
+        for name in ("group", "client_sigalg", "server_sigalg"):
+            if hasattr(standard.SSLObject, name):
+                assert getattr(client, name)() == getattr(server, name)()
+                assert getattr(ssl.SSLSocket, name).__name__ == name
+        assert {name for name in ("group", "client_sigalg") if hasattr(client, name)} == {
+            name for name in ("group", "client_sigalg") if hasattr(standard.SSLSocket, name)
+        }
 
 
 @fibers
@@ -1226,6 +1385,12 @@ def test_tls_within_tls(layers: int) -> None:
             one, other = stack.enter_context(connected(pair=lambda one=one, other=other: (one, other)))
         assert one.getpeername() == address and one.fileno() >= 0 and one.type == socket.SOCK_STREAM
         assert "over" in repr(one)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        assert one.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        one.settimeout(0)
+        with pytest.raises(ValueError, match="non-blocking"):
+            one.sendfile(io.BytesIO(b"x"))
+        one.settimeout(None)
         data = block(300_000)
         there = spawn(one.sendall, data)
         back = spawn(other.sendall, data)
@@ -1507,6 +1672,44 @@ def test_plaintext_that_came_along_with_the_end_of_tls_is_kept() -> None:
         assert client.unwrap().recv(5) == b"in th"
         assert client.recvfrom(100) == (b"e clear", None)
         spawn(server.sendall, b"!")
+
+
+@fibers
+def test_after_the_end_of_tls_it_is_a_plain_socket(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"from a file")
+    with connected() as (client, server):
+        ending = spawn(server.unwrap)
+        client.unwrap()
+        ending.join()
+        os.write(server.fileno(), b"abcdef")
+        wait_all_parked()
+        assert client.recvfrom(2) == (b"ab", None)
+        buffer = bytearray(9)
+        assert client.recvfrom_into(buffer, 3) == (3, None) and buffer[:3] == b"cde"
+        assert client.recvfrom_into(buffer) == (1, None) and buffer[:1] == b"f"
+        client.sendto(b"!", ("127.0.0.1", 1))
+        assert server.recv(10) == b"!"
+        with path.open("rb") as file:
+            assert client.sendfile(file) == 11
+        assert receive_exactly(server, 11) == b"from a file"
+        with pytest.raises(ValueError, match="No SSL wrapper"):
+            client.getpeercert()
+
+
+@fibers
+def test_recvfrom_into_begins_with_what_came_along_with_the_end_of_tls() -> None:
+    with connected() as (client, server):
+        server.close_notify()
+        os.write(server.fileno(), b"in the clear")
+        wait_all_parked()
+        assert client.recv(100) == b""
+        client.unwrap()
+        buffer = bytearray(5)
+        assert client.recvfrom_into(buffer) == (5, None) and buffer == b"in th"
+        assert client.recvfrom_into(buffer, 3) == (3, None) and buffer == b"e cth"
+        assert client.recv(100) == b"lear"
+        server.close()
 
 
 @fibers

@@ -176,19 +176,19 @@ def test_options_reach_the_process(tmp_path):
 
 @in_fibers
 def test_other_fibers_run_until_a_slow_preexec_fn_is_through():
-    ticks = 0
+    reader, writer = os.pipe()
 
-    def tick():
-        nonlocal ticks
-        while True:
-            greenio.sleep(0.005)
-            ticks += 1
+    def others():
+        for _ in range(5):
+            greenio.yield_now()
+        os.write(writer, b"x")  # without it the preexec_fn would wait for ever
 
-    fiber = greenio.spawn(tick)
-    process = subprocess.Popen(["true"], preexec_fn=lambda: time.sleep(0.2))
-    assert ticks > 5
+    fiber = greenio.spawn(others)
+    process = subprocess.Popen(["true"], preexec_fn=lambda: os.read(reader, 1))
+    assert fiber.done()
     assert process.wait() == 0
-    fiber.cancel()
+    os.close(reader)
+    os.close(writer)
 
 
 @in_fibers
@@ -469,6 +469,29 @@ def test_signals_reach_the_process_and_after_its_end_nobody(either_way):
 
 
 @in_fibers
+def test_where_signals_through_pidfds_are_refused_the_pid_is_used(monkeypatch):
+    def refuse(fd, sig):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(signal, "pidfd_send_signal", refuse)
+    with running(SLEEP) as process:
+        process.terminate()
+        assert process.wait() == -signal.SIGTERM
+
+
+@in_fibers
+def test_a_process_that_ends_as_it_is_signalled_is_no_error(monkeypatch):
+    def too_late(fd, sig):
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+
+    with running(SLEEP) as process:
+        with monkeypatch.context() as patch:
+            patch.setattr(signal, "pidfd_send_signal", too_late)
+            process.terminate()
+        assert process.poll() is None
+
+
+@in_fibers
 def test_a_reused_pid_is_not_hit():
     bystander = subprocess.Popen(SLEEP)
     process = subprocess.Popen(["true"])
@@ -513,24 +536,33 @@ def test_communicate_both_ways_at_once(size, either_way):
 @in_fibers
 def test_communicate_goes_on_where_a_timeout_stopped_it():
     data = os.urandom(500_000)
-    source = "import sys, time; sys.stdout.write('ready'); sys.stdout.flush(); time.sleep(0.3); "
+    reader, writer = os.pipe()
+    source = f"import os, sys; os.write(1, b'ready'); os.read({reader}, 1); os.write(2, b'going on'); "
     with running(
-        python(source + "d = sys.stdin.buffer.read(); sys.stdout.buffer.write(d)"), stdin=-1, stdout=-1
+        python(source + "d = sys.stdin.buffer.read(); sys.stdout.buffer.write(d)"),
+        stdin=-1,
+        stdout=-1,
+        stderr=-1,
+        pass_fds=[reader],
     ) as process:
         seen = None
         timeouts = set()
         for attempt in range(10_000):
             try:
-                found, _ = process.communicate(None if attempt else data, timeout=0.01)
+                found = process.communicate(None if attempt else data, timeout=0.01)
                 break
             except subprocess.TimeoutExpired as error:
                 seen = error.output or seen
                 timeouts.add(error.timeout)
                 with pytest.raises(ValueError, match="Cannot send input"):
                     process.communicate(b"more")
+                if seen and attempt >= 3:
+                    os.write(writer, b"x")
         assert seen.startswith(b"ready")
         assert timeouts == {0.01}
-        assert found == b"ready" + data
+        assert found == (b"ready" + data, b"going on")
+    os.close(reader)
+    os.close(writer)
 
 
 @in_fibers
@@ -616,6 +648,29 @@ def test_communicate_refuses_wrong_input_and_changes_nothing():
         with pytest.raises(ValueError, match="closed"):
             process.communicate(b"bytes")
         assert process.communicate() == (b"", None)
+
+
+@in_fibers
+def test_communicate_refuses_files_that_are_not_on_its_pipes(tmp_path):
+    with running(["cat"], stdin=-1, stdout=-1, stderr=-1) as process:
+        mine = process.stderr
+        with (tmp_path / "file").open("w+b") as process.stderr, pytest.raises(TypeError, match="none of them"):
+            process.communicate(b"x")
+        process.stderr = mine
+
+
+@in_fibers
+def test_what_communicate_left_is_read_in_parts():
+    with running(["sh", "-c", "printf 0123456789; exec sleep 1000"], stdout=-1, bufsize=0) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.communicate(timeout=0.02)
+        process.kill()
+        process.wait()
+        buffer = bytearray(3)
+        assert (process.stdout.readinto(buffer), bytes(buffer)) == (3, b"012")
+        assert process.stdout.read(2) == b"34"
+        assert process.stdout.read() == b"56789"
+        assert process.stdout.read(1) == b"" == process.stdout.read()
 
 
 @in_fibers
