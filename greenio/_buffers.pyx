@@ -42,9 +42,13 @@ cdef object FileIO = FdIO
 cdef double LAST_WRITE = 0.001     # seconds that a cancelled close may take for what there is room for; it does not wait for more room
 
 
+cdef object uncancelled_block():
+    return plain_block() if current_scheduler_or_none() is None else shield_block()
+
+
 def uncancelled():
     """A block that is not cancelled; on an OS thread without fibers, just a block."""
-    return plain_block() if current_scheduler_or_none() is None else shield_block()
+    return uncancelled_block()
 
 
 cdef object blocked(Py_ssize_t written):
@@ -86,7 +90,7 @@ cdef class Buffer:
 
     cdef object call(self, object method, object argument):
         if self.whole:
-            with uncancelled():
+            with uncancelled_block():
                 return method(argument)
         return method(argument)
 
@@ -509,7 +513,7 @@ cdef class Buffer:
             if not self.writes:
                 raw.flush()
             elif PyByteArray_GET_SIZE(self.pending) or (self.on_disk and self.lock.holder is not None):
-                with uncancelled() if self.on_disk else plain_block():
+                with uncancelled_block() if self.on_disk else plain_block():
                     file.flush()
         except BaseException:
             if PyByteArray_GET_SIZE(self.pending) and self.lock.holder is None:
