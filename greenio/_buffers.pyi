@@ -8,6 +8,7 @@ from typing_extensions import Buffer as Bytes
 from greenio._sync import Lock
 
 def uncancelled() -> AbstractContextManager[object]: ...
+
 @final
 class Buffer:
     size: int
@@ -47,9 +48,9 @@ class _Reading(_Buffered):
 class _Writing(_Buffered):
     def write(self, data: Bytes, /) -> int: ...
 
-class BufferedReader(_Reading, io.BufferedReader): ...  # type: ignore[misc]
-class BufferedWriter(_Writing, io.BufferedWriter): ...  # type: ignore[misc]
-class BufferedRandom(_Reading, _Writing, io.BufferedRandom): ...  # type: ignore[misc]
+class BufferedReader(_Reading, io.BufferedReader): ...
+class BufferedWriter(_Writing, io.BufferedWriter): ...
+class BufferedRandom(_Reading, _Writing, io.BufferedRandom): ...
 
 class BufferedRWPair(io.BufferedRWPair):
     _reader: BufferedReader

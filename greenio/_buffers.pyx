@@ -249,6 +249,7 @@ cdef class Buffer:
         cdef Py_buffer view
         cdef Py_ssize_t done = 0
         cdef Py_ssize_t count = 0
+        cdef Py_ssize_t last = 0       # as in read_waiting
         cdef char *bytes
         try:
             PyObject_GetBuffer(target, &view, PyBUF_WRITABLE)
@@ -265,13 +266,15 @@ cdef class Buffer:
                 try:
                     while True:
                         done += self.copy_out(bytes + done, min(view.len - done, self.end - self.start))
+                        # Of one that is larger than the buffer the standard class makes a raw read then, which may wait.
                         if done == view.len or (once and done):
                             break
                         if view.len - done > self.size:
                             count = self.raw_read(memoryview(target).cast("B")[done:], view.len - done)
                             done += max(0, count)
                         else:
-                            count = self.fill(self.size)
+                            count = self.fill(self.size - last)
+                            last += max(0, count)
                         if count <= 0:
                             break
                 except BaseException:
@@ -622,7 +625,7 @@ class _Reading(_Buffered):
         """As read1, into *buffer*; how many bytes."""
         return (<Buffer?>self._buffer).read_into(buffer, True)
 
-    def peek(self, size=0, /):
+    def peek(self, Py_ssize_t size=0, /):
         """What is ahead, without taking it; parks only if there is nothing. b"" at the end. Raises as read."""
         return (<Buffer?>self._buffer).peek()
 

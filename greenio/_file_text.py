@@ -19,10 +19,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from greenio._buffers import BufferedRandom, BufferedReader, BufferedRWPair, BufferedWriter, uncancelled
+from greenio._buffers import BufferedRandom, BufferedReader, uncancelled
 from greenio._sync import Event, RLock
-
-_Buffered = BufferedReader | BufferedWriter | BufferedRandom | BufferedRWPair
 
 TEXT_CHUNK = 8192  # bytes that text asks of its buffer at once
 
@@ -36,12 +34,12 @@ class TextIOWrapper(io.TextIOWrapper):
     A cancelled read or readline has taken nothing: what has come is kept. Lines are written whole: it parks only between them.
     """
 
-    buffer: _Buffered
+    buffer: Any  # BufferedReader, BufferedWriter, BufferedRandom or BufferedRWPair
     _finalizing: bool
 
     def __init__(
         self,
-        buffer: _Buffered,
+        buffer: Any,
         encoding: str | None = None,
         errors: str | None = None,
         newline: str | None = None,
@@ -70,7 +68,7 @@ class TextIOWrapper(io.TextIOWrapper):
             if not self._newline:
                 self._decoder = io.IncrementalNewlineDecoder(self._decoder, self._newline is None)
 
-    def _below(self) -> _Buffered:
+    def _below(self) -> Any:
         if self.closed:  # ValueError if it is detached
             raise ValueError("I/O operation on closed file")
         return self.buffer
@@ -195,7 +193,7 @@ class TextIOWrapper(io.TextIOWrapper):
                 assert self._decoder is not None
                 self._begun = True
                 data = self.buffer.read()
-                if data is None:  # type: ignore[redundant-expr]  # of a socket that does not wait
+                if data is None:  # of a socket that does not wait
                     raise BlockingIOError(errno.EAGAIN, "Read returned None.")
                 text = self._text + self._decoder.decode(data, True)
                 self._text = ""

@@ -209,8 +209,8 @@ class socket(MessageCore):
             buffering: the buffer's size in bytes; None or below 0: io.DEFAULT_BUFFER_SIZE; 0: none, for bytes only.
             encoding, errors, newline: of text, as io.TextIOWrapper.
         Returns:
-            A SocketIO with buffering=0; else for bytes an io.BufferedReader, io.BufferedWriter or io.BufferedRWPair, an io.TextIOWrapper
-            for text. The socket is closed once it and all of its files are.
+            A SocketIO with buffering=0; else an io.BufferedReader, io.BufferedWriter or io.BufferedRWPair for bytes, an
+            io.TextIOWrapper for text. The socket is closed once it and all of its files are.
         Raises:
             ValueError, LookupError: the arguments are wrong, or do not fit together.
         """

@@ -1161,6 +1161,26 @@ def test_makefile_and_sendfile(tmp_path: Path) -> None:
 
 
 @fibers
+def test_a_makefile_over_tls_loses_nothing_and_is_shared() -> None:
+    with connected() as (client, server), server.makefile("rwb") as file, client.makefile("rw") as other:
+        for part in (b"one ", b"two "):
+            waiting = spawn(file.readline)
+            client.sendall(part)
+            wait_all_parked()
+            waiting.cancel()
+            waiting.join()
+            assert waiting.cancelled()
+        readers = [spawn(file.readline) for _ in range(3)]
+        wait_all_parked()
+        other.write("three\nfour\nfive\n")
+        other.flush()
+        assert [reader.result() for reader in readers] == [b"one two three\n", b"four\n", b"five\n"]
+        file.write(b"back\n")
+        file.flush()
+        assert other.readline() == "back\n"
+
+
+@fibers
 def test_a_plain_end_before_connecting_does_not_let_early_data_through() -> None:
     left, right = tcp_pair()
     with left:
