@@ -89,10 +89,16 @@ cdef class Buffer:
         return 0
 
     cdef object call(self, object method, object argument):
-        if self.whole:
-            with uncancelled_block():
+        # Of the raw file; again if a signal interrupted it. Parks; with the lock.
+        while True:
+            try:
+                if self.whole:
+                    with uncancelled_block():
+                        return method(argument)
                 return method(argument)
-        return method(argument)
+            except OSError as error:
+                if error.errno != EINTR:
+                    raise
 
     # --- reading
 
@@ -149,13 +155,7 @@ cdef class Buffer:
         # One read into *target*, a memoryview of *size* bytes. Parks; with the lock.
         cdef Py_ssize_t count
         self.require_attached()
-        while True:
-            try:
-                result = self.call(self.raw.readinto, target)
-                break
-            except OSError as error:
-                if error.errno != EINTR:
-                    raise
+        result = self.call(self.raw.readinto, target)
         if result is None:
             return WOULD_BLOCK
         try:
@@ -337,13 +337,7 @@ cdef class Buffer:
     cdef Py_ssize_t raw_write(self, object data, Py_ssize_t size) except -2:
         # One write of *data*, which has *size* bytes. Parks; with the lock.
         cdef Py_ssize_t count
-        while True:
-            try:
-                result = self.call(self.raw.write, data)
-                break
-            except OSError as error:
-                if error.errno != EINTR:
-                    raise
+        result = self.call(self.raw.write, data)
         if result is None:
             return WOULD_BLOCK
         count = result
