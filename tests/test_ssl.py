@@ -1724,10 +1724,9 @@ def test_records_without_data_do_not_keep_other_fibers_waiting() -> None:
         assert others > 0
 
 
-def test_a_reader_goes_on_when_who_also_wanted_input_was_interrupted_and_has_not_run_since() -> None:
-    child = run_child(
-        """
-        import ssl, time
+# A child's main fiber, up to where another one waits to receive from `one`; `other` is the peer.
+READING_CHILD = """
+        import os, ssl, time
         import trustme
         import greenio
         from greenio import socket, ssl as ours
@@ -1744,6 +1743,13 @@ def test_a_reader_goes_on_when_who_also_wanted_input_was_interrupted_and_has_not
             other = accepting.result()
             reading = greenio.spawn(one.recv, 100)
             greenio.sleep(0.01)
+"""
+
+
+def test_a_reader_goes_on_when_who_also_wanted_input_was_interrupted_and_has_not_run_since() -> None:
+    child = run_child(
+        READING_CHILD
+        + """
             ending = greenio.spawn(one.unwrap)
             greenio.sleep(0.01)
             # The reader becomes ready by these, before the other one by being cancelled.
@@ -1946,24 +1952,8 @@ def test_a_connection_used_from_two_os_threads() -> None:
 
 def test_a_forked_child_uses_the_connection_though_another_fiber_was_reading() -> None:
     child = run_child(
-        """
-        import os, ssl, sys
-        import trustme
-        import greenio
-        from greenio import socket, ssl as ours
-        ca = trustme.CA()
-        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        ca.issue_cert("localhost").configure_cert(server)
-        client = ours.create_default_context()
-        ca.configure_trust(client)
-
-        def main():
-            left, right = socket.socketpair()
-            accepting = greenio.spawn(lambda: ours.start_tls(right, server, server_side=True))
-            one = ours.start_tls(left, client, server_hostname="localhost")
-            other = accepting.result()
-            reading = greenio.spawn(one.recv, 100)
-            greenio.sleep(0.01)
+        READING_CHILD
+        + """
             pid = os.fork()
             if pid == 0:
                 one.sendall(b"from the child")
