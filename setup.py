@@ -41,6 +41,7 @@ MODULES: dict[str, list[str]] = {
     "greenio._threads": [],
     "greenio._lookups": [],
     "greenio._io": [],
+    "greenio._buffers": [],
     "greenio._socket": [],
     "greenio._signals": [],
     "greenio._messages": [],

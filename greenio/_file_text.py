@@ -1,4 +1,4 @@
-"""Text on the buffers of _file_buffers.py: what greenio.open returns for text files.
+"""Text on the buffers of _buffers.pyx: what greenio.open returns for text files, and a socket's makefile.
 
 Text of pipes, ttys and sockets, and all text that is only written, is TextIOWrapper's. The standard class encodes for it, into a buffer
 that takes everything and does not park meanwhile; reading is done here, in Python. Text that is read from a disk keeps the standard
@@ -12,13 +12,14 @@ buffer below raises, as it does when a fiber is cancelled.
 """
 
 import codecs
+import errno
 import io
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from greenio._file_buffers import BufferedRandom, BufferedReader, BufferedWriter, uncancelled
+from greenio._buffers import BufferedRandom, BufferedReader, uncancelled
 from greenio._sync import Event, RLock
 
 TEXT_CHUNK = 8192  # bytes that text asks of its buffer at once
@@ -33,12 +34,12 @@ class TextIOWrapper(io.TextIOWrapper):
     A cancelled read or readline has taken nothing: what has come is kept. Lines are written whole: it parks only between them.
     """
 
-    buffer: BufferedReader | BufferedWriter | BufferedRandom
+    buffer: Any  # BufferedReader, BufferedWriter, BufferedRandom or BufferedRWPair
     _finalizing: bool
 
     def __init__(
         self,
-        buffer: BufferedReader | BufferedWriter | BufferedRandom,
+        buffer: Any,
         encoding: str | None = None,
         errors: str | None = None,
         newline: str | None = None,
@@ -56,6 +57,8 @@ class TextIOWrapper(io.TextIOWrapper):
         self._flushing: Event | None = None  # set when a flush in the middle of a line, under way, is over
         self._through = line_buffering or write_through
         self._below_me = buffer
+        below = getattr(buffer, "_writer", buffer)._buffer
+        self._out = below if below.writes else None  # where text goes
         self._make_decoder()
 
     def _make_decoder(self) -> None:
@@ -65,7 +68,7 @@ class TextIOWrapper(io.TextIOWrapper):
             if not self._newline:
                 self._decoder = io.IncrementalNewlineDecoder(self._decoder, self._newline is None)
 
-    def _below(self) -> BufferedReader | BufferedWriter | BufferedRandom:
+    def _below(self) -> Any:
         if self.closed:  # ValueError if it is detached
             raise ValueError("I/O operation on closed file")
         return self.buffer
@@ -99,29 +102,27 @@ class TextIOWrapper(io.TextIOWrapper):
             Cancelled, OSError: `characters_written` (the exception's attribute) is 0 if *text* was not accepted, and its length if it
                 was and only the flush failed: then it is in the buffer.
         """
-        buffer = self._below_me
+        out = self._out
+        if out is None:
+            return standard_write(self, text)  # which says why not
         accepted = 0
         try:
             while (other := self._flushing) is not None:
                 other.wait()
-            if len(buffer._pending) >= buffer._size and not self._line_open:
-                with buffer._lock:
-                    while len(buffer._pending) >= buffer._size:
-                        buffer._check_open()
-                        buffer._drain()
+            if out.is_full and not self._line_open:
+                out.drain(wholly=True)
             # From here to the end of the line nothing parks: another fiber's text would come in between.
-            buffer._takes_all = True
+            out.takes_all = True
             try:
                 accepted = standard_write(self, text)
             finally:
-                buffer._takes_all = False
+                out.takes_all = False
             if text:
                 self._line_open = text[-1:] != "\n"
             if self._through and (self.write_through or "\n" in text or "\r" in text):
                 self._flush_line()
-            elif len(buffer._pending) >= buffer._size and not self._line_open:
-                with buffer._lock:
-                    buffer._drain(buffer._size - 1)
+            elif out.is_full and not self._line_open:
+                out.drain(wholly=False)
         except BaseException as error:
             error.characters_written = accepted  # type: ignore[attr-defined]
             raise
@@ -141,12 +142,14 @@ class TextIOWrapper(io.TextIOWrapper):
 
     def _hand_over(self) -> None:
         """What the standard class has encoded, to the buffer, without parking."""
-        buffer = self._below_me
-        buffer._takes_all = True
+        out = self._out
+        if out is None:
+            return
+        out.takes_all = True
         try:
             super().flush()
         finally:
-            buffer._takes_all = False
+            out.takes_all = False
 
     def flush(self) -> None:
         """Write what is pending. Parks. Cancelled, OSError: what was not written is kept."""
@@ -190,6 +193,8 @@ class TextIOWrapper(io.TextIOWrapper):
                 assert self._decoder is not None
                 self._begun = True
                 data = self.buffer.read()
+                if data is None:  # of a socket that does not wait
+                    raise BlockingIOError(errno.EAGAIN, "Read returned None.")
                 text = self._text + self._decoder.decode(data, True)
                 self._text = ""
                 return text
@@ -249,8 +254,8 @@ class TextIOWrapper(io.TextIOWrapper):
         """As the buffer's close: write what is pending, and close the file."""
         if self.closed:  # ValueError if it is detached
             return
-        if self._finalizing:
-            self.buffer.raw._dealloc_warn(self)
+        if self._finalizing and (warn := getattr(getattr(self.buffer, "raw", None), "_dealloc_warn", None)) is not None:
+            warn(self)
         try:
             self._hand_over()
         finally:

@@ -1,4 +1,4 @@
-"""Files that park: greenio.open and wrap_file. Raw files are in _io.pyx, buffers in _file_buffers.py, text in _file_text.py.
+"""Files that park: greenio.open and wrap_file. Raw files are in _io.pyx, buffers in _buffers.pyx, text in _file_text.py.
 
 Opening a FIFO waits for its other side without an OS thread: with O_NONBLOCK a reader's open succeeds at once, and inotify tells of
 others' opens; a writer's fails (ENXIO) until there is a reader, and one who blocks in his own open is seen only by trying again.
@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Literal, TextIO, overload
 
-from greenio._file_buffers import BufferedRandom, BufferedReader, BufferedWriter
+from greenio._buffers import BufferedRandom, BufferedReader, BufferedWriter
 from greenio._file_text import DiskText, TextIOWrapper
 from greenio._io import FdIO, becomes_readable, fifo_has_writer, wait_readable, watch_opens
 from greenio._scheduler import running_scheduler

@@ -5,11 +5,13 @@ All of them: the class, what makes one, lookups of names, constants, and what ne
 
 import contextlib
 import errno
+import io
 import os
 import socket as _standard
 from collections.abc import Callable
 from typing import Any
 
+from greenio._buffers import BufferedReader, BufferedRWPair, BufferedWriter
 from greenio._dns import (
     getaddrinfo,
     getfqdn,
@@ -19,6 +21,7 @@ from greenio._dns import (
     getnameinfo,
     is_numeric,
 )
+from greenio._file_text import TextIOWrapper
 from greenio._io import notify_closing
 from greenio._messages import MessageCore
 from greenio._socket import SocketCore, _close_at_once, _standard_socket, set_socket_class
@@ -196,12 +199,47 @@ class socket(MessageCore):
     ) -> Any:
         """A file on the socket, as socket.makefile; it parks as the socket does, and obeys its timeout.
 
-        With a buffer it is for one fiber at a time: another one's call meanwhile is a RuntimeError (reentrant call), or, in another OS
-        thread, blocks that. A call that ends with TimeoutError or Cancelled may have lost what it had read or was about to write: close
-        the file then. greenio.Stream loses nothing.
+        Fibers may share it: each call is one piece, first come first served. A call that ends with Cancelled or TimeoutError loses
+        nothing: what had come is there for the next one, and what was not written goes out with the next flush. But after the
+        socket's own timeout the file reads no more than what it holds then (OSError), as the standard one; greenio.timeout has no such
+        effect.
+
+        Args:
+            mode: "r", "w" or "rw", and "b" for bytes.
+            buffering: the buffer's size in bytes; None or below 0: io.DEFAULT_BUFFER_SIZE; 0: none, for bytes only.
+            encoding, errors, newline: of text, as io.TextIOWrapper.
+        Returns:
+            A SocketIO with buffering=0; else an io.BufferedReader, io.BufferedWriter or io.BufferedRWPair for bytes, an
+            io.TextIOWrapper for text. The socket is closed once it and all of its files are.
+        Raises:
+            ValueError, LookupError: the arguments are wrong, or do not fit together.
         """
-        makefile: Any = _standard.socket.makefile  # made for its own class; asks for no more than ours has
-        return makefile(self, mode, buffering, encoding=encoding, errors=errors, newline=newline)
+        if not set(mode) <= {"r", "w", "b"}:
+            raise ValueError(f"invalid mode {mode!r} (only r, w, b allowed)")
+        writing = "w" in mode
+        reading = "r" in mode or not writing
+        binary = "b" in mode
+        if buffering == 0 and not binary:
+            raise ValueError("unbuffered streams must be binary")
+        raw: Any = SocketIO(self, "r" * reading + "w" * writing)  # type: ignore[arg-type]
+        self._io_refs += 1
+        if buffering == 0:
+            return raw
+        try:
+            size = io.DEFAULT_BUFFER_SIZE if buffering is None or buffering < 0 else buffering
+            buffer: Any
+            if reading and writing:
+                buffer = BufferedRWPair(raw, raw, size)
+            else:
+                buffer = (BufferedReader if reading else BufferedWriter)(raw, size)
+            if binary:
+                return buffer
+            text: Any = TextIOWrapper(buffer, io.text_encoding(encoding), errors, newline)
+            text.mode = mode
+            return text
+        except BaseException:
+            raw.close()
+            raise
 
     def __repr__(self) -> str:
         state = "[closed] " if self.fd < 0 else ""

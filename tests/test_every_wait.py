@@ -429,7 +429,7 @@ BUFFERED = {
 }
 
 
-@waits(*(f"_Buffered.{each}" for each in BUFFERED))
+@waits(*(f"_Reading.{each}" for each in BUFFERED))
 def _(stack: ExitStack, name: str) -> Wait:
     reading, writing = pipe(stack)
     file = stack.enter_context(greenio.open(reading, "rb", closefd=False))
@@ -437,7 +437,7 @@ def _(stack: ExitStack, name: str) -> Wait:
     return Wait(lambda: call(file), lambda: os.write(writing, b"abc\n"), result)
 
 
-@waits("_Buffered.write", "_Buffered.flush")
+@waits("_Writing.write", "_Buffered.flush")
 def _(stack: ExitStack, name: str) -> Wait:
     reading, writing, size = filled_pipe(stack)
     file = greenio.open(writing, "wb", 16, closefd=False)
@@ -578,6 +578,21 @@ def _(stack: ExitStack, name: str) -> Wait:
     one, other = socket_pair(stack)
     call, result = RECEIVE[name]
     return Wait(lambda: call(one), lambda: other.send(b"x"), result)
+
+
+@waits("socket.makefile().readline", "socket.makefile() with text")
+def _(stack: ExitStack, name: str) -> Wait:
+    one, other = socket_pair(stack)
+    file = stack.enter_context(one.makefile("r" if "text" in name else "rwb"))
+    return Wait(file.readline, lambda: other.send(b"abc\n"), "abc\n" if "text" in name else b"abc\n")
+
+
+@waits("socket.makefile().flush")
+def _(stack: ExitStack, name: str) -> Wait:
+    one, release = filled_pair(stack, FUNDAMENTAL)
+    file = one.makefile("wb")
+    file.write(FUNDAMENTAL)
+    return Wait(file.flush, release)
 
 
 def filled_pair(stack: ExitStack, expected: bytes) -> tuple[Any, Callable[[], None]]:
@@ -1163,7 +1178,8 @@ MODULES = [
 ]
 # What public functions return, and whose classes have no public name.
 RETURNED = [
-    "_file_buffers._Buffered",
+    "_buffers.BufferedRandom",
+    "_buffers.BufferedRWPair",
     "_file_text.TextIOWrapper",
     "_file_text.DiskText",
     "_groups.FiberFuture",
@@ -1234,6 +1250,7 @@ Subscription.__exit__ Subscription.close Subscription.receive_nowait TLSCore.det
 TLSCore.settimeout TLSCore.shutdown TaskGroup.__enter__ TaskGroup.cancel TaskGroup.fibers TaskGroup.results
 TaskGroup.spawn TaskStatus.started TextIOWrapper.reconfigure DiskText.reconfigure Timeout.__exit__ Timeout.expired
 Timeout.reschedule Timeout.when VirtualClock.advance VirtualClock.now_ns VirtualClock.wait_ns WaitGraph.cycles
+BufferedRWPair.isatty BufferedRWPair.readable BufferedRWPair.writable
 WaitGraph.format WaitGraph.node _Buffered.tell debug.dump debug.fibers debug.format_stacks debug.lookup_stats
 debug.set_stack_pool debug.stack_stats debug.thread_stats debug.wait_graph epoll.__enter__ epoll.__exit__ epoll.close
 epoll.fileno epoll.fromfd epoll.modify epoll.register epoll.unregister from_thread.spawn greenio.after greenio.at
@@ -1263,6 +1280,10 @@ COVERED = {
     "Server.close": "Server.drain",
     "Stream.__exit__": "Stream.close",
     "TextIOWrapper.close": "TextIOWrapper.flush",
+    **{f"BufferedRWPair.{each}": f"_Reading.{each}" for each in BUFFERED if each != "__next__"},
+    "BufferedRWPair.close": "_Buffered.flush",
+    "BufferedRWPair.flush": "_Buffered.flush",
+    "BufferedRWPair.write": "_Writing.write",
     "_Buffered.close": "_Buffered.flush",
     "_Buffered.detach": "_Buffered.flush",
     "_Buffered.seek": "_Buffered.flush",

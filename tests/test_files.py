@@ -537,7 +537,7 @@ def test_a_large_write_that_is_cancelled_tells_how_far_it_got() -> None:
 @fibers
 def test_a_cancelled_flush_keeps_what_was_not_written() -> None:
     with pipe() as (reader, writer):
-        writer.buffer._size = 1 << 20  # so that writes do not park
+        writer.buffer._buffer.size = 1 << 20  # so that writes do not park
         writer.write("x" * 200_000 + "\n")
         flushing = parked(writer.flush)
         flushing.cancel()
@@ -565,7 +565,7 @@ def test_a_file_on_disk_is_written_out_although_its_fiber_is_cancelled(tmp_path:
 @fibers
 def test_closing_a_pipe_that_nobody_reads_can_be_cancelled() -> None:
     with pipe() as (reader, writer):
-        writer.buffer._size = 1 << 20
+        writer.buffer._buffer.size = 1 << 20
         writer.write("x" * 200_000 + "\n")
         closing = parked(writer.close)
         closing.cancel()

@@ -58,6 +58,8 @@ LAYERS: list[tuple[str, str, object]] = [
     ("threads", "from_thread", ["_threads"]),
     ("threads", "_lookups", ["_switch", "_scheduler", "_waiting", "_threads"]),
     ("I/O", "_io", ["_switch", "_scheduler", "_time", "_waiting", "_scopes", "_sync", "_threads"]),
+    ("I/O", "_buffers", ["pollers/*", "_switch", "_scheduler", "_waiting", "_sync", "_scopes", "_io"]),
+    ("I/O", "_file_text", ["_sync", "_buffers"]),
     ("I/O", "socket_calls", []),
     ("I/O", "_socket", ["socket_calls", "pollers/*", "_switch", "_scheduler", "_time", "_sync", "_scopes", "_io"]),
     (
@@ -75,8 +77,6 @@ LAYERS: list[tuple[str, str, object]] = [
         ["socket_calls", "pollers/*", "_switch", "_scheduler", "_waiting", "_scopes", "_socket", "_messages"],
     ),
     ("I/O", "ssl", ALL),
-    ("I/O", "_file_buffers", ALL),
-    ("I/O", "_file_text", ALL),
     ("I/O", "_signals", ALL),
     ("I/O", "_files", ALL),
     ("I/O", "_children", ["_scheduler", "_sync", "_threads", "_io"]),

@@ -1320,6 +1320,26 @@ def test_makefile_and_sendfile(tmp_path: Path) -> None:
 
 
 @fibers
+def test_a_makefile_over_tls_loses_nothing_and_is_shared() -> None:
+    with connected() as (client, server), server.makefile("rwb") as file, client.makefile("rw") as other:
+        for part in (b"one ", b"two "):
+            waiting = spawn(file.readline)
+            client.sendall(part)
+            wait_all_parked()
+            waiting.cancel()
+            waiting.join()
+            assert waiting.cancelled()
+        readers = [spawn(file.readline) for _ in range(3)]
+        wait_all_parked()
+        other.write("three\nfour\nfive\n")
+        other.flush()
+        assert [reader.result() for reader in readers] == [b"one two three\n", b"four\n", b"five\n"]
+        file.write(b"back\n")
+        file.flush()
+        assert other.readline() == "back\n"
+
+
+@fibers
 def test_a_plain_end_before_connecting_does_not_let_early_data_through() -> None:
     left, right = tcp_pair()
     with left:
@@ -1907,10 +1927,9 @@ def test_records_without_data_do_not_keep_other_fibers_waiting() -> None:
         assert others > 0
 
 
-def test_a_reader_goes_on_when_who_also_wanted_input_was_interrupted_and_has_not_run_since() -> None:
-    child = run_child(
-        """
-        import ssl, time
+# A child's main fiber, up to where another one waits to receive from `one`; `other` is the peer.
+READING_CHILD = """
+        import os, ssl, time
         import trustme
         import greenio
         from greenio import socket, ssl as ours
@@ -1927,6 +1946,13 @@ def test_a_reader_goes_on_when_who_also_wanted_input_was_interrupted_and_has_not
             other = accepting.result()
             reading = greenio.spawn(one.recv, 100)
             greenio.sleep(0.01)
+"""
+
+
+def test_a_reader_goes_on_when_who_also_wanted_input_was_interrupted_and_has_not_run_since() -> None:
+    child = run_child(
+        READING_CHILD
+        + """
             ending = greenio.spawn(one.unwrap)
             greenio.sleep(0.01)
             # The reader becomes ready by these, before the other one by being cancelled.
@@ -2129,24 +2155,8 @@ def test_a_connection_used_from_two_os_threads() -> None:
 
 def test_a_forked_child_uses_the_connection_though_another_fiber_was_reading() -> None:
     child = run_child(
-        """
-        import os, ssl, sys
-        import trustme
-        import greenio
-        from greenio import socket, ssl as ours
-        ca = trustme.CA()
-        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        ca.issue_cert("localhost").configure_cert(server)
-        client = ours.create_default_context()
-        ca.configure_trust(client)
-
-        def main():
-            left, right = socket.socketpair()
-            accepting = greenio.spawn(lambda: ours.start_tls(right, server, server_side=True))
-            one = ours.start_tls(left, client, server_hostname="localhost")
-            other = accepting.result()
-            reading = greenio.spawn(one.recv, 100)
-            greenio.sleep(0.01)
+        READING_CHILD
+        + """
             pid = os.fork()
             if pid == 0:
                 one.sendall(b"from the child")
