@@ -46,6 +46,7 @@ MODULES: dict[str, list[str]] = {
     "greenio._messages": [],
     "greenio._tls": [],
     "greenio._streams": [],
+    "greenio._outermost": [],
 }
 
 DIRECTIVES = {
