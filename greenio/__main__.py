@@ -172,7 +172,7 @@ def prepare(program: Program) -> Callable[[], object]:
         if get_importer(first) is not None:
             import runpy
 
-            sys.path.insert(0, first)
+            sys.path.insert(0, os.path.join(os.getcwd(), first))
             return lambda: call_outermost(runpy._run_module_as_main, "__main__", False)  # type: ignore[attr-defined]
         return prepare_script(first, names)
     if program.kind == "command":
@@ -337,7 +337,9 @@ def run_command(arguments: list[str]) -> None:
             schedule=None if chosen.seed is None else RandomSchedule(chosen.seed),
             dump_signal=chosen.dump_signal,
         )
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, OSError) as error:
+        parser.error(f"argument --dump-signal: {error}")  # what else could be in the way was refused above
+    except ValueError as error:
         parser.error(str(error))
     patch(parser, chosen.patch, chosen.no_patch)
     if program.kind == "stdin" and not program.what and sys.stdin is not None and sys.stdin.isatty():
