@@ -1,8 +1,8 @@
 """python -m greenio [options] script.py args ...: an unchanged program, run as fibers.
 
-Everything is patched (greenio.monkey) and the program runs as `__main__` in the main fiber, as `python script.py args ...` would run it:
-sys.argv, sys.path, the attributes of `__main__`, exit status, tracebacks, warnings, the interpreter's own options. `-m module`, `-c
-command`, a folder or zip file with a __main__.py, and `-` or nothing for the standard input are there too.
+Everything is patched (greenio.monkey) and the program runs as `__main__` in the main fiber, as `python script.py args ...` would run
+it: sys.argv, sys.path, the attributes of `__main__`, exit status, tracebacks, warnings, the interpreter's own options. `-m module`,
+`-c command`, a folder or zip file with a __main__.py, and `-` or nothing for the standard input are there too.
 
 The program must not see that it was called from here. So it runs with nothing on the interpreter's chain of frames, and its
 `__main__` is a new module. runpy.run_path was not taken: it leaves frames in tracebacks, and what it runs cannot be pickled.
@@ -18,7 +18,7 @@ import argparse
 import os
 import types
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 USAGE = """python -m greenio [run] [options] script.py [argument ...]
        python -m greenio [run] [options] -m module [argument ...]
@@ -59,9 +59,20 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--stack-size", type=parse_bytes, metavar="BYTES", help="C stack of each fiber, with K or M: 64K (default 256K)")
-    add("--dump-signal", type=parse_signal, metavar="SIGNAL", help="a signal, USR1, that writes what all fibers wait for")
-    add("--virtual-clock", action="store_true", help="a clock that jumps to the next deadline once all fibers are parked")
+    add(
+        "--stack-size", type=parse_bytes, metavar="BYTES", help="C stack of each fiber, with K or M: 64K (default 256K)"
+    )
+    add(
+        "--dump-signal",
+        type=parse_signal,
+        metavar="SIGNAL",
+        help="a signal, USR1, that writes what all fibers wait for",
+    )
+    add(
+        "--virtual-clock",
+        action="store_true",
+        help="a clock that jumps to the next deadline once all fibers are parked",
+    )
     add("--seed", type=int, metavar="N", help="an order of the fibers made from this number, the same each time")
     add("--patch", type=parse_names, metavar="LIST", help="patch these modules only: socket,select")
     add("--no-patch", type=parse_names, metavar="LIST", help="patch all but these modules; all: none")
@@ -105,9 +116,7 @@ def greenio_version() -> str:
 
 def split_arguments(arguments: list[str], parser: argparse.ArgumentParser) -> tuple[list[str], Program]:
     """The options, and the program with all that follows it."""
-    with_value = {
-        name for action in parser._actions for name in action.option_strings if action.nargs != 0 and not action.const
-    }
+    with_value = {name for action in parser._actions if action.nargs != 0 for name in action.option_strings}
     index = 0
     while index < len(arguments):
         each = arguments[index]
@@ -258,22 +267,26 @@ def remember_lines(code: types.CodeType, text: str) -> None:
 
 def run_program(run: Callable[[], object], names: dict[str, Any], named: bool) -> None:
     """Run it to its end, and report what leaves it as the interpreter does."""
-    from greenio._outermost import print_outermost
+    from greenio._outermost import FILE_GOES_FIRST, print_outermost
+
+    def forget_file() -> None:
+        if named:
+            names.pop("__file__", None)
+            names.pop("__cached__", None)
 
     raised: BaseException | None = None
     try:
         run()
     except BaseException as error:
         raised = without_our_frames(error)
+    if FILE_GOES_FIRST:
+        forget_file()
     goes_on = bool(sys.flags.inspect or (not sys.flags.ignore_environment and os.environ.get("PYTHONINSPECT")))
     if isinstance(raised, SystemExit) and not sys.flags.inspect:
         raise raised
     if raised is not None:
         print_outermost(raised)
-    if named:
-        # It goes on interactively, and atexit's functions run, without it.
-        names.pop("__file__", None)
-        names.pop("__cached__", None)
+    forget_file()  # an interactive session and atexit's functions run without it
     if isinstance(raised, KeyboardInterrupt):
         raised = None
         note_interrupt()
@@ -286,7 +299,8 @@ def without_our_frames(error: BaseException) -> BaseException:
     ours = {__file__, prepare.__code__.co_filename}
     traceback = error.__traceback__
     while traceback is not None and (
-        traceback.tb_frame.f_code.co_filename in ours or traceback.tb_frame.f_code.co_filename.endswith("_outermost.pyx")
+        traceback.tb_frame.f_code.co_filename in ours
+        or traceback.tb_frame.f_code.co_filename.endswith("_outermost.pyx")
     ):
         traceback = traceback.tb_next
     return error.with_traceback(traceback)
@@ -362,10 +376,10 @@ def begin_interactive() -> None:
         def begin() -> None:
             os.environ.pop("PYTHONINSPECT", None)  # it is for this process
             if hook is not None:
-                sys.__interactivehook__ = hook  # type: ignore[attr-defined]
+                sys.__interactivehook__ = hook
                 hook()
 
-        sys.__interactivehook__ = begin  # type: ignore[attr-defined]
+        sys.__interactivehook__ = begin
     if not sys.flags.quiet:
         print(f"Python {sys.version} on {sys.platform}, greenio", file=sys.stderr)
 
@@ -373,14 +387,13 @@ def begin_interactive() -> None:
 COMMANDS: dict[str, Callable[[list[str]], None]] = {"run": run_command}
 
 
-def main() -> NoReturn | None:
+def main() -> None:
     arguments = sys.argv[1:]
     command = COMMANDS.get(arguments[0]) if arguments else None
     if command is not None:
         command(arguments[1:])
     else:
         run_command(arguments)
-    return None
 
 
 if __name__ == "__main__":

@@ -230,8 +230,10 @@ def summarize(jobs: list[Job], entries: list[Entry], whole: bool) -> bool:
         if whole:
             used = {index for job in own for index in job.compared["greenio"].used}
             ran = [job.module for job in own]
-            for entry in unused(entries, used, ran, interpreter.version):
-                unexpected.append(f"{entry.id}: expected.toml speaks of no test that passes in the plain interpreter")
+            idle = unused(entries, used, ran, interpreter.version)
+            unexpected += [
+                f"{entry.id}: expected.toml speaks of no test that passes in the plain interpreter" for entry in idle
+            ]
         if unexpected:
             good = False
             print(f"CPython {interpreter.release}: {len(unexpected)} unexpected:")
@@ -254,8 +256,8 @@ def main(arguments: list[str]) -> int:
         chosen.modes = ["greenio", "gevent"] if options.gevent and interpreter.has_gevent else ["greenio"]
         for name in options.names:
             assert interpreter.suite is not None
-            for module in modules.find_modules(options.library or interpreter.suite, name):
-                jobs.append(Job(interpreter, module, chosen, entries))
+            found = modules.find_modules(options.library or interpreter.suite, name)
+            jobs += [Job(interpreter, module, chosen, entries) for module in found]
     if options.from_store:
         jobs = [job for job in jobs if (job.folder / "greenio" / f"{job.module}.json").exists()]
     printing = threading.Lock()

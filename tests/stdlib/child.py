@@ -28,13 +28,13 @@ if __name__ == "__main__":
 
         gevent.monkey.patch_all()
 
-import fnmatch
-import importlib
-import json
-import os
-import time
-import traceback
-import unittest
+import fnmatch  # noqa: E402
+import importlib  # noqa: E402
+import json  # noqa: E402
+import os  # noqa: E402
+import time  # noqa: E402
+import traceback  # noqa: E402
+import unittest  # noqa: E402
 
 TEXT = 6000  # characters of a traceback that are kept
 WORST = ("pass", "skip", "fail", "error")
