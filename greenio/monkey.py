@@ -18,10 +18,10 @@ from typing import Any
 import greenio
 from greenio.compat.patches import Patch, replace_references
 
-__all__ = ["get_original", "is_patched", "patch_all", "patched_modules", "unpatch_all"]
+__all__ = ["get_original", "is_patched", "patch_all", "patch_select", "patch_selectors", "patch_socket", "patch_ssl", "patched_modules", "unpatch_all"]
 
 # In the order in which they are patched: what others build on comes first.
-_MODULES = ("time",)
+_MODULES = ("time", "select", "selectors", "socket", "ssl")
 
 _patches: dict[str, Patch] = {}
 
@@ -46,6 +46,26 @@ def patch_all(**which: bool) -> None:
 def patch_time() -> None:
     """Patch time: sleep parks."""
     _patch(["time"])
+
+
+def patch_select() -> None:
+    """Patch select: select, poll and epoll park."""
+    _patch(["select"])
+
+
+def patch_selectors() -> None:
+    """Patch selectors: select() of each class parks, in place."""
+    _patch(["selectors"])
+
+
+def patch_socket() -> None:
+    """Patch socket: the class's methods park, in place; lookups of names park."""
+    _patch(["socket"])
+
+
+def patch_ssl() -> None:
+    """Patch ssl: SSLSocket parks, in place."""
+    _patch(["ssl"])
 
 
 def _patch(names: list[str]) -> None:
