@@ -35,8 +35,12 @@ __all__ = [
     "patch_multiprocessing",
     "patch_only",
     "patch_os",
+    "patch_select",
+    "patch_selectors",
     "patch_signal",
+    "patch_socket",
     "patch_sqlite3",
+    "patch_ssl",
     "patch_subprocess",
     "patch_time",
     "patched_modules",
@@ -47,6 +51,10 @@ __all__ = [
 # dot where it has to be a Python name: patch_concurrent_futures.
 _MODULES = (
     "time",
+    "select",
+    "selectors",
+    "socket",
+    "ssl",
     "os",
     "fcntl",
     "signal",
@@ -135,6 +143,26 @@ def patch_multiprocessing() -> None:
 def patch_sqlite3() -> None:
     """Patch sqlite3: waiting for a database that somebody else has locked parks."""
     _patch(["sqlite3"])
+
+
+def patch_select() -> None:
+    """Patch select: select, poll and epoll park."""
+    _patch(["select"])
+
+
+def patch_selectors() -> None:
+    """Patch selectors: select() of each class parks, in place."""
+    _patch(["selectors"])
+
+
+def patch_socket() -> None:
+    """Patch socket: the class's methods park, in place; lookups of names park."""
+    _patch(["socket"])
+
+
+def patch_ssl() -> None:
+    """Patch ssl: SSLSocket parks, in place."""
+    _patch(["ssl"])
 
 
 def _patch(names: list[str]) -> None:
