@@ -47,6 +47,7 @@ MODULES: dict[str, list[str]] = {
     "greenio._plain_sockets": [],
     "greenio._tls": [],
     "greenio._streams": [],
+    "greenio._outermost": [],
 }
 
 DIRECTIVES = {

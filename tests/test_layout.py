@@ -107,7 +107,8 @@ LAYERS: list[tuple[str, str, object]] = [
     ("compatibility", "monkey", PUBLIC),
     ("compatibility", "integrations/*", PUBLIC),
     ("tools", "pytest_plugin", PUBLIC),
-    ("tools", "__main__", PUBLIC),
+    ("tools", "_outermost", ["pystate/*"]),
+    ("tools", "__main__", ALL),  # public names, and the one above
 ]
 NO_PYTHON = ("asm/*", "stack", "overflow", "timers")  # libc at most
 ANY_DISTRIBUTION = ("compat/*", "integrations/*", "pytest_plugin")  # may import what is not in the standard library
