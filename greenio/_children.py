@@ -25,6 +25,7 @@ from greenio._sync import Event
 Result = TypeVar("Result")
 Key = tuple[int, int, int]  # idtype, id and flags of waitid
 
+_pollable = select.poll  # as it is now: greenio.monkey puts another in its place
 _watchers: dict[Key, "_Watcher"] = {}
 
 
@@ -34,7 +35,7 @@ class Pidfd:
     def __init__(self, fd: int, pid: int) -> None:
         self.fd = fd
         self.pid = pid
-        self._poll = select.poll()
+        self._poll = _pollable()
         self._poll.register(fd, select.POLLIN)
 
     def __del__(
