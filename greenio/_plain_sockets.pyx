@@ -394,6 +394,20 @@ def detach(self):
     return detach_standard(self)
 
 
+def parking_lookup(original, ours, bint of_address):
+    """A function that is *ours* where a fiber calls, else *original*; that one, too, says what is wrong with what is no address."""
+    # Here for a reason: a frame of Python's would keep the arguments, when it raises, for as long as somebody has the traceback.
+    def look_up(*args, **keywords):
+        if not parks() or (of_address and not (args and isinstance(args[0], tuple))):
+            return original(*args, **keywords)
+        return ours(*args, **keywords)
+
+    for name in ("__name__", "__qualname__", "__doc__", "__module__"):
+        setattr(look_up, name, getattr(original, name))
+    look_up.__wrapped__ = original
+    return look_up
+
+
 # The originals, taken when this is imported: before anything is replaced.
 import socket as _module
 
