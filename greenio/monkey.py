@@ -29,7 +29,10 @@ from greenio.compat.patches import Patch, replace_references, restore_references
 __all__ = [
     "get_original",
     "is_patched",
+    "patch__thread",
     "patch_all",
+    "patch_queue",
+    "patch_threading",
     "patch_time",
     "patched_modules",
     "unpatch_all",
@@ -39,7 +42,13 @@ __all__ = [
 # dot where it has to be a Python name: patch_concurrent_futures.
 _MODULES = (
     "time",
-)  # fmt: skip
+    "_thread",
+    "threading",
+    "queue",
+)
+
+# A Thread is made of what _thread has: neither is patched without the other.
+_TOGETHER = frozenset({"_thread", "threading"})
 
 _BEFORE = "greenio.monkey.before"
 _AFTER = "greenio.monkey.after"
@@ -63,7 +72,10 @@ def patch_all(**which: bool) -> None:
     unknown = which.keys() - names.keys() - set(_MODULES)
     if unknown:
         raise TypeError(f"patch_all knows no {', '.join(sorted(unknown))}; it covers {', '.join(names)}")
-    _patch([name for python_name, name in names.items() if which.get(python_name, which.get(name, True))])
+    left_out = {name for python_name, name in names.items() if not which.get(python_name, which.get(name, True))}
+    if left_out & _TOGETHER:
+        left_out |= _TOGETHER
+    _patch([name for name in _MODULES if name not in left_out])
     if not greenio.can_park() and _on_main_thread():
         greenio.enter_run()
         _entered = greenio.current_scheduler()
@@ -72,6 +84,21 @@ def patch_all(**which: bool) -> None:
 def patch_time() -> None:
     """Patch time: sleep parks."""
     _patch(["time"])
+
+
+def patch__thread() -> None:
+    """Patch _thread and threading: threads that fibers start are fibers, and standard locks park."""
+    _patch(["_thread", "threading"])
+
+
+def patch_threading() -> None:
+    """Patch _thread and threading: threads that fibers start are fibers, and standard locks park."""
+    _patch(["_thread", "threading"])
+
+
+def patch_queue() -> None:
+    """Patch queue: a SimpleQueue's get parks. The other queues are made of threading's locks, see patch_threading()."""
+    _patch(["queue"])
 
 
 def _patch(names: list[str]) -> None:
