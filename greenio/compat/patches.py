@@ -21,6 +21,7 @@ class Patch:
         self.name = name
         self._replaced: list[tuple[Any, str, Any]] = []
         self._moved: dict[int, tuple[Any, Any]] = {}  # by the original's id: the original, what stands for it
+        self._known: list[tuple[Any, str, Any]] = []  # what get_original gives besides, and has nothing to put back
 
     def replace(self, owner: Owner, name: str, new: Any, *, everywhere: bool = False) -> None:
         """Make *new* the attribute *name* of a module or class.
@@ -38,9 +39,13 @@ class Patch:
         """Call *undo()* on the way back, between what was replaced after this and what was before."""
         self._replaced.append((undo, "", _MISSING))
 
+    def keep(self, owner: Owner, name: str, original: Any) -> None:
+        """Of an attribute that changes in place: what get_original() gives for it."""
+        self._known.append((owner, name, original))
+
     def original(self, owner: Owner, name: str) -> Any:
         """What the attribute was before; AttributeError if it was not replaced, or was not there."""
-        for its_owner, its_name, original in self._replaced:
+        for its_owner, its_name, original in [*self._known, *self._replaced]:
             if its_owner is owner and its_name == name and original is not _MISSING:
                 return original
         raise AttributeError(name)
@@ -56,6 +61,7 @@ class Patch:
             else:
                 setattr(owner, name, original)
         self._moved.clear()
+        self._known.clear()
 
 
 def replace_references(patches: list[Patch]) -> None:
@@ -66,6 +72,15 @@ def replace_references(patches: list[Patch]) -> None:
             if (found := moved.get(id(value))) is not None:
                 patch, new = found
                 patch.replace(module, name, new)
+
+
+def restore_references(patches: list[Patch]) -> None:
+    """Let globals be originals again that modules took from a patched one since: by `from time import sleep` after the patch."""
+    moved = {id(new): original for patch in patches for original, new in patch._moved.values()}
+    for module in _foreign_modules():
+        for name, value in list(vars(module).items()):
+            if id(value) in moved:
+                setattr(module, name, moved[id(value)])
 
 
 def _foreign_modules() -> Iterator[ModuleType]:
