@@ -155,6 +155,8 @@ def patch_multiprocessing() -> None:
 def patch_sqlite3() -> None:
     """Patch sqlite3: waiting for a database that somebody else has locked parks."""
     _patch(["sqlite3"])
+
+
 def patch__thread() -> None:
     """Patch _thread and threading: threads that fibers start are fibers, and standard locks park."""
     _patch(["_thread", "threading"])
