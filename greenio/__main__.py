@@ -322,18 +322,14 @@ def patch(parser: argparse.ArgumentParser, only: list[str] | None, without: list
 
     if only is not None and without is not None:
         parser.error("--patch and --no-patch exclude each other")
-    for name in [*(only or ()), *(without or ())]:
-        if name != "all" and not hasattr(monkey, function_for(name)):
-            parser.error(f"argument {'--patch' if only else '--no-patch'}: greenio does not patch {name}")
-    if only is not None and "all" not in only:
-        for name in only:
-            getattr(monkey, function_for(name))()
-    elif without is None or "all" not in without:
-        monkey.patch_all(**dict.fromkeys(without or (), False))
-
-
-def function_for(module: str) -> str:
-    return f"patch_{module.replace('.', '_')}"
+    option = "--patch" if only is not None else "--no-patch"
+    try:
+        if only is not None and "all" not in only:
+            monkey.patch_only(only)
+        elif without is None or "all" not in without:
+            monkey.patch_all(**dict.fromkeys(without or (), False))
+    except TypeError as error:
+        parser.error(f"argument {option}: {error}")
 
 
 def run_command(arguments: list[str]) -> None:
