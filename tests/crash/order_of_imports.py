@@ -36,7 +36,7 @@ import threading  # noqa: E402
 from _thread import allocate_lock  # noqa: E402
 from queue import Queue, SimpleQueue  # noqa: E402
 from select import poll  # noqa: E402
-from select import select as select_function
+from select import select as select_function  # noqa: E402
 from socket import AF_INET, SOCK_DGRAM, create_connection, create_server, socket, socketpair  # noqa: E402
 from subprocess import Popen  # noqa: E402
 from threading import Condition, Event, Lock, RLock, Thread  # noqa: E402
