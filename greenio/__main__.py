@@ -285,6 +285,8 @@ def run_program(run: Callable[[], object], names: dict[str, Any], named: bool) -
     if isinstance(raised, SystemExit) and not sys.flags.inspect:
         raise raised
     if raised is not None:
+        if not sys.flags.dev_mode:
+            leave_out_stand_ins(raised)
         print_outermost(raised)
     forget_file()  # an interactive session and atexit's functions run without it
     if isinstance(raised, KeyboardInterrupt):
@@ -304,6 +306,35 @@ def without_our_frames(error: BaseException) -> BaseException:
     ):
         traceback = traceback.tb_next
     return error.with_traceback(traceback)
+
+
+def leave_out_stand_ins(error: BaseException) -> None:
+    """End tracebacks where the program calls what blocks in the standard library: there that has no frames, and ours has.
+
+    Not for errors of greenio's own. Python's development mode (-X dev) shows all of them.
+    """
+    from greenio import GreenioError
+
+    seen: set[int] = set()
+    todo: list[BaseException | None] = [error]
+    while todo:
+        each = todo.pop()
+        if each is None or id(each) in seen or isinstance(each, GreenioError):
+            continue
+        seen.add(id(each))
+        todo += [each.__cause__, each.__context__]
+        last = None  # the innermost entry that is not ours
+        traceback = each.__traceback__
+        while traceback is not None:
+            if not is_stand_in(traceback.tb_frame.f_code.co_filename):
+                last = traceback
+            traceback = traceback.tb_next
+        if last is not None:
+            last.tb_next = None
+
+
+def is_stand_in(file: str) -> bool:
+    return file.startswith((os.path.join(os.path.dirname(__file__), ""), "greenio/"))
 
 
 def note_interrupt() -> None:

@@ -45,6 +45,9 @@ from time import sleep  # noqa: E402
 KINDS = []  # (name, prepare): prepare makes and uses things and returns two functions, what waits and what ends the waiting
 
 
+KEPT = []
+
+
 def kind(prepare):
     KINDS.append((prepare.__name__, prepare))
     return prepare
@@ -333,6 +336,7 @@ def socketserver_request():
 def readiness_kind(make):
     def prepare():
         here, there = socketpair()
+        KEPT.append(here)  # a poll object has its number only
         wait = make(here)
         there.sendall(b"x")
         assert wait()
