@@ -5,9 +5,11 @@ A call that holds up the OS thread instead of parking is never released: faultha
 """
 
 import faulthandler
+import signal
 import sys
 
 faulthandler.dump_traceback_later(50, exit=True)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])  # before there are OS threads: they inherit it
 FOLDER, ORDER = sys.argv[1:3]
 
 if ORDER == "patch-first":
@@ -28,14 +30,13 @@ import os  # noqa: E402
 import queue  # noqa: E402
 import select  # noqa: E402
 import selectors  # noqa: E402
-import signal  # noqa: E402
 import socketserver  # noqa: E402
 import sqlite3  # noqa: E402
 import subprocess  # noqa: E402
 import threading  # noqa: E402
 from _thread import allocate_lock  # noqa: E402
 from queue import Queue, SimpleQueue  # noqa: E402
-from select import poll  # noqa: E402
+from select import epoll, poll  # noqa: E402
 from select import select as select_function  # noqa: E402
 from socket import AF_INET, SOCK_DGRAM, create_connection, create_server, socket, socketpair  # noqa: E402
 from subprocess import Popen  # noqa: E402
@@ -43,9 +44,6 @@ from threading import Condition, Event, Lock, RLock, Thread  # noqa: E402
 from time import sleep  # noqa: E402
 
 KINDS = []  # (name, prepare): prepare makes and uses things and returns two functions, what waits and what ends the waiting
-
-
-KEPT = []
 
 
 def kind(prepare):
@@ -336,7 +334,6 @@ def socketserver_request():
 def readiness_kind(make):
     def prepare():
         here, there = socketpair()
-        KEPT.append(here)  # a poll object has its number only
         wait = make(here)
         there.sendall(b"x")
         assert wait()
@@ -346,16 +343,23 @@ def readiness_kind(make):
     return prepare
 
 
+# A poll or epoll object of before cannot be reached (docs/patching.md); the names that were imported then can.
 def by_poll(sock):
-    made = poll()
-    made.register(sock, select.POLLIN)
-    return lambda: made.poll(30000)
+    def wait():
+        made = poll()
+        made.register(sock, select.POLLIN)
+        return made.poll(30000)
+
+    return wait
 
 
 def by_epoll(sock):
-    made = select.epoll()
-    made.register(sock, select.EPOLLIN)
-    return lambda: made.poll(30)
+    def wait():
+        with epoll() as made:
+            made.register(sock, select.EPOLLIN)
+            return made.poll(30)
+
+    return wait
 
 
 def by_selector(sock):
@@ -444,7 +448,6 @@ def waitpid():
 
 @kind
 def sigtimedwait():
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     return (
         lambda: signal.sigtimedwait([signal.SIGUSR1], 30).si_signo == signal.SIGUSR1 or 1 / 0,
         lambda: os.kill(os.getpid(), signal.SIGUSR1),
