@@ -87,6 +87,7 @@ cdef extern from *:
     void greenio_write_unraisable(PyObject *function)
 
 cdef enum:
+    HIGHEST_NATIVE_ID = 1 << 22        # PID_MAX_LIMIT of the kernel, on 64 bits
     OWNED = 0                  # Place.outcome: the lock is the waiter's
     LOOK_AGAIN = 1             # it has to try for itself
 
@@ -645,6 +646,7 @@ cdef object original_handle = getattr(_thread, "_ThreadHandle", None)
 cdef object original_start_joinable = getattr(_thread, "start_joinable_thread", None)
 cdef object original_shutdown = getattr(_thread, "_shutdown", None)
 cdef object original_main_ident = getattr(_thread, "_get_main_thread_ident", None)
+cdef object original_native_id = _thread.get_native_id
 cdef object original_set_name = getattr(_thread, "set_name", None)
 
 
@@ -912,6 +914,23 @@ def get_ident():
     if forking_thread and forking_thread == PyThread_get_thread_ident():
         return forking_ident
     return my_ident()
+
+
+def get_native_id():
+    """The kernel's number of this OS thread; of a fiber that is not the main one, a number that no thread of the kernel has.
+
+    It is unique in the process while the fiber lives, which is what programs want of it.
+    """
+    cdef Scheduler scheduler = current_scheduler_or_none()
+    if scheduler is None or scheduler.current is <PyObject *>scheduler.main:
+        return original_native_id()
+    return HIGHEST_NATIVE_ID + (<Fiber>scheduler.current).id
+
+
+def runs_thread():
+    """Whether the running fiber was made for a thread."""
+    cdef Scheduler scheduler = current_scheduler_or_none()
+    return scheduler is not None and isinstance((<BaseFiber>scheduler.current).function, FiberThread)
 
 
 def get_main_thread_ident():

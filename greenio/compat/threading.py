@@ -57,7 +57,7 @@ def make_invoke_excepthook() -> Callable[[threading.Thread], None]:
 def dummy_init(self: Any) -> None:
     """As threading._DummyThread.__init__; of a fiber that is no thread, the object goes when the fiber ends."""
     _dummy_init(self)
-    if greenio.can_park():
+    if greenio.can_park() and not stand_ins.runs_thread():  # of those it keeps it, as ever
         fiber = greenio.current_fiber()
         if fiber is not fiber.scheduler.main:
             active: dict[int | None, threading.Thread] = vars(threading)["_active"]
