@@ -368,16 +368,25 @@ cdef object rlock_recursion_count(object self, PyObject *arguments, PyObject *ke
 
 
 cdef object rlock_release_save(object self, PyObject *arguments, PyObject *keywords):
-    cdef unsigned long owner = owner_of(self)[0]
+    cdef unsigned long *word = owner_of(self)
+    cdef unsigned long owner = word[0]
     cdef Py_ssize_t depth
-    if owner != 0 and lines and address(self) in lines:
+    if owner == 0:
+        return greenio_method_call(&original_release_save, self, NULL, NULL)   # which says what is wrong
+    if lines and address(self) in lines:
         depth = depth_of(self)
         while depth_of(self) > 1:
             release_once(self)
         if not hand_rlock_over(self):
             release_once(self)
         return depth, owner
-    return greenio_method_call(&original_release_save, self, NULL, NULL)
+    word[0] = PyThread_get_thread_ident()
+    try:
+        depth, _ = greenio_method_call(&original_release_save, self, NULL, NULL)
+    except BaseException:
+        word[0] = owner
+        raise
+    return depth, owner
 
 
 cdef object rlock_acquire_restore(object self, PyObject *arguments, PyObject *keywords):

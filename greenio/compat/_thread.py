@@ -28,7 +28,8 @@ def apply(patch: Patch) -> None:
     """Make the replacements."""
     for name, stand_in in _STAND_INS.items():
         if hasattr(_thread, name):
-            stand_in.__module__ = "_thread"
+            if not isinstance(stand_in, type):
+                stand_in.__module__ = "_thread"
             patch.replace(_thread, name, stand_in, everywhere=True)
     if (shutdown := getattr(_thread, "_shutdown", None)) is not None:
 
