@@ -20,6 +20,8 @@ cimport cython
 from cpython.exc cimport PyErr_CheckSignals, PyErr_Clear, PyErr_ExceptionMatches, PyErr_Occurred
 from cpython.ref cimport PyObject, Py_XDECREF
 from libc.stdint cimport int64_t
+from posix.unistd cimport getpid
+from posix.types cimport pid_t
 
 from greenio._scheduler cimport NEVER, PARKED, Fiber, Scheduler, current_scheduler_or_none
 from greenio._switch cimport BaseFiber, PyThreadState, checked_stack_bytes, prepare
@@ -125,6 +127,7 @@ cdef dict lines = {}                       # by address of a lock or queue: its 
 cdef set blocking_threads = set()          # idents of OS threads that wait for locks by blocking, whatever runs on them
 cdef dict ending = {}                      # by address of an OS thread's sentinel lock: whether the thread is about to release it
 cdef unsigned long forking_thread = 0      # while hooks around a fork run: the OS thread,
+cdef pid_t forking_process = 0             # its process
 cdef unsigned long forking_ident = 0       # and the ident of its fiber
 cdef unsigned long main_ident = 0          # in a child that a fiber forked: its ident; else 0
 
@@ -165,7 +168,15 @@ cdef inline Scheduler scheduler_here():
     # None: whoever waits here blocks the OS thread.
     if blocking_threads and PyThread_get_thread_ident() in blocking_threads:
         return None
+    if forking_thread and getpid() != forking_process:
+        return None    # hooks in a forked child: the other fibers are still there to see, and must not run
     return current_scheduler_or_none()
+
+
+cdef inline void spend(Scheduler scheduler) noexcept:
+    # One more operation without a wait. Not between a fork's hooks.
+    if scheduler is not None and forking_thread == 0:
+        scheduler.spend()
 
 
 # --- locks -----------------------------------------------------------------------------------------------------------
@@ -221,16 +232,15 @@ cdef bint wait_for_lock(object self, Scheduler scheduler, int64_t deadline_ns) e
 
 
 cdef object lock_acquire(object self, PyObject *arguments, PyObject *keywords):
-    cdef Scheduler scheduler = current_scheduler_or_none()
+    cdef Scheduler scheduler = scheduler_here()
     cdef bint blocking
     cdef int64_t deadline_ns
     if blocking_threads and PyThread_get_thread_ident() in blocking_threads:
         return greenio_method_call(&original_acquire, self, arguments, keywords)
     read_acquire(arguments, keywords, &blocking, &deadline_ns, scheduler)
-    if scheduler is not None:
-        # Before, not after: if its turn is over, the fiber gives way without the lock. Whatever interrupts it waits until it has to
-        # park: code that was written for threads does not expect a free lock to raise.
-        scheduler.spend()
+    # Before, not after: if its turn is over, the fiber gives way without the lock. Whatever interrupts it waits until it has to
+    # park: code that was written for threads does not expect a free lock to raise.
+    spend(scheduler)
     if try_lock(self):
         return True
     return blocking and wait_for_lock(self, scheduler, deadline_ns)
@@ -309,18 +319,18 @@ cdef bint wait_for_rlock(object self, unsigned long me, Scheduler scheduler, int
 
 
 cdef object rlock_acquire(object self, PyObject *arguments, PyObject *keywords):
-    cdef Scheduler scheduler = current_scheduler_or_none()
+    cdef Scheduler scheduler = scheduler_here()
     cdef bint blocking
     cdef int64_t deadline_ns
     cdef unsigned long me = my_ident()
     if blocking_threads and PyThread_get_thread_ident() in blocking_threads and me == PyThread_get_thread_ident():
         return greenio_method_call(&original_rlock_acquire, self, arguments, keywords)
     read_acquire(arguments, keywords, &blocking, &deadline_ns, scheduler)
-    if scheduler is not None and owner_of(self)[0] != me:
-        scheduler.spend()
+    if owner_of(self)[0] != me:
+        spend(scheduler)
     if try_rlock(self, me):
         return True
-    return blocking and wait_for_rlock(self, me, scheduler_here(), deadline_ns)
+    return blocking and wait_for_rlock(self, me, scheduler, deadline_ns)
 
 
 cdef bint hand_rlock_over(object self) except -1:
@@ -472,7 +482,7 @@ cdef object queue_get(object self, PyObject *arguments, PyObject *keywords):
     if scheduler is None:
         return greenio_method_call(&original_get, self, arguments, keywords)
     read_get(arguments, keywords, &blocking, &deadline_ns, scheduler)
-    scheduler.spend()
+    spend(scheduler)
     while blocking and outcome != TOO_LATE and greenio_method_call(&original_size, self, NULL, NULL) == 0:
         line = line_of(self)
         place.item = NULL
@@ -484,9 +494,7 @@ cdef object queue_get(object self, PyObject *arguments, PyObject *keywords):
 
 
 cdef object queue_get_nowait(object self, PyObject *arguments, PyObject *keywords):
-    cdef Scheduler scheduler = scheduler_here()
-    if scheduler is not None:
-        scheduler.spend()
+    spend(scheduler_here())
     return greenio_method_call(&original_get_nowait, self, arguments, keywords)
 
 
@@ -1021,8 +1029,9 @@ def runs_as_fiber(handle):
 
 
 def _before_fork():
-    global forking_thread, forking_ident
+    global forking_thread, forking_process, forking_ident
     forking_ident = my_ident()
+    forking_process = getpid()
     forking_thread = PyThread_get_thread_ident()
 
 

@@ -28,6 +28,15 @@ def join(self: threading.Thread, timeout: float | None = None) -> None:
         # One that is not there any more has done all but leave: that takes no time.
         if active.get(self.ident) is self and not ending.wait(timeout):
             return
+    elif (
+        greenio.can_park()
+        and self is not threading.current_thread()
+        and (lock := getattr(self, "_tstate_lock", None)) is not None
+    ):
+        # The original takes whatever is raised while it waits for the thread's end.
+        if not lock.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
+            return
+        lock.release()
     _join(self, timeout)
 
 
