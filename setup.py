@@ -45,8 +45,10 @@ MODULES: dict[str, list[str]] = {
     "greenio._socket": [],
     "greenio._signals": [],
     "greenio._messages": [],
+    "greenio._plain_sockets": [],
     "greenio._tls": [],
     "greenio._streams": [],
+    "greenio._outermost": [],
 }
 
 DIRECTIVES = {

@@ -13,8 +13,8 @@ Not taken: SIGCHLD (its handler is the program's; signalfd wants it blocked in e
 """
 
 import os
-import select
 from collections.abc import Callable
+from select import POLLIN, poll
 from typing import TypeVar
 
 from greenio._io import becomes_readable, notify_closing
@@ -34,8 +34,8 @@ class Pidfd:
     def __init__(self, fd: int, pid: int) -> None:
         self.fd = fd
         self.pid = pid
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLIN)
+        self._poll = poll()
+        self._poll.register(fd, POLLIN)
 
     def __del__(
         self, notify_closing: Callable[[int], None] = notify_closing, close: Callable[[int], None] = os.close

@@ -20,7 +20,7 @@ import importlib
 import os
 import sys
 from _thread import RLock
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import greenio
@@ -31,7 +31,19 @@ __all__ = [
     "is_patched",
     "patch__thread",
     "patch_all",
+    "patch_fcntl",
+    "patch_io",
+    "patch_multiprocessing",
+    "patch_only",
+    "patch_os",
     "patch_queue",
+    "patch_select",
+    "patch_selectors",
+    "patch_signal",
+    "patch_socket",
+    "patch_sqlite3",
+    "patch_ssl",
+    "patch_subprocess",
     "patch_threading",
     "patch_time",
     "patched_modules",
@@ -45,7 +57,18 @@ _MODULES = (
     "_thread",
     "threading",
     "queue",
-)
+    "select",
+    "selectors",
+    "socket",
+    "ssl",
+    "os",
+    "fcntl",
+    "signal",
+    "io",
+    "subprocess",
+    "multiprocessing",
+    "sqlite3",
+)  # fmt: skip
 
 # A Thread is made of what _thread has: neither is patched without the other.
 _TOGETHER = frozenset({"_thread", "threading"})
@@ -81,9 +104,57 @@ def patch_all(**which: bool) -> None:
         _entered = greenio.current_scheduler()
 
 
+def patch_only(names: Iterable[str]) -> None:
+    """Patch the modules of these names, as patch_all() does, and no others.
+
+    Raises:
+        TypeError: a name that is not covered; nothing was patched.
+    """
+    wanted = set(names)
+    unknown = wanted - set(_MODULES)
+    if unknown:
+        raise TypeError(f"patch_only knows no {', '.join(sorted(unknown))}; it covers {', '.join(_MODULES)}")
+    patch_all(**{_python_name(name): name in wanted for name in _MODULES})
+
+
 def patch_time() -> None:
     """Patch time: sleep parks."""
     _patch(["time"])
+
+
+def patch_os() -> None:
+    """Patch os: what waits for descriptors, locks of files and children parks."""
+    _patch(["os"])
+
+
+def patch_fcntl() -> None:
+    """Patch fcntl: flock and lockf park."""
+    _patch(["fcntl"])
+
+
+def patch_signal() -> None:
+    """Patch signal: sigwait, sigwaitinfo, sigtimedwait and pause park."""
+    _patch(["signal"])
+
+
+def patch_io() -> None:
+    """Patch io and builtins: open() of pipes, FIFOs, ttys and sockets gives files that park; input() and the standard streams park."""
+    _patch(["io"])
+
+
+def patch_subprocess() -> None:
+    """Patch subprocess: Popen's methods and files park."""
+    _patch(["subprocess"])
+
+
+def patch_multiprocessing() -> None:
+    """Patch multiprocessing: locks and semaphores of processes park; processes that are spawned are patched as this one."""
+    _patch(["multiprocessing"])
+
+
+def patch_sqlite3() -> None:
+    """Patch sqlite3: waiting for a database that somebody else has locked parks."""
+    _patch(["sqlite3"])
 
 
 def patch__thread() -> None:
@@ -99,6 +170,26 @@ def patch_threading() -> None:
 def patch_queue() -> None:
     """Patch queue: a SimpleQueue's get parks. The other queues are made of threading's locks, see patch_threading()."""
     _patch(["queue"])
+
+
+def patch_select() -> None:
+    """Patch select: select, poll and epoll park."""
+    _patch(["select"])
+
+
+def patch_selectors() -> None:
+    """Patch selectors: select() of each class parks, in place."""
+    _patch(["selectors"])
+
+
+def patch_socket() -> None:
+    """Patch socket: the class's methods park, in place; lookups of names park."""
+    _patch(["socket"])
+
+
+def patch_ssl() -> None:
+    """Patch ssl: SSLSocket parks, in place."""
+    _patch(["ssl"])
 
 
 def _patch(names: list[str]) -> None:

@@ -69,6 +69,11 @@ LAYERS: list[tuple[str, str, object]] = [
         ["socket_calls", "pollers/*", "_switch", "_scheduler", "_time", "_sync", "_scopes", "_io", "_socket"],
     ),
     ("I/O", "_socket_names", []),
+    (
+        "I/O",
+        "_plain_sockets",
+        ["_switch", "_scheduler", "_socket", "_messages", "pollers/*"],
+    ),
     ("I/O", "_dns", ALL),
     ("I/O", "socket", ALL),
     ("I/O", "_ssl_names", []),
@@ -78,6 +83,8 @@ LAYERS: list[tuple[str, str, object]] = [
         ["socket_calls", "pollers/*", "_switch", "_scheduler", "_waiting", "_scopes", "_socket", "_messages"],
     ),
     ("I/O", "ssl", ALL),
+    ("I/O", "standard_sockets", ALL),
+    ("I/O", "standard_tls", ALL),
     ("I/O", "_file_buffers", ALL),
     ("I/O", "_file_text", ALL),
     ("I/O", "_signals", ALL),
@@ -89,6 +96,7 @@ LAYERS: list[tuple[str, str, object]] = [
     ("I/O", "subprocess", ALL),
     ("I/O", "_os_names", []),
     ("I/O", "os", ALL),
+    ("I/O", "io", ALL),
     ("I/O", "*select*", ALL),  # the module's type and the module name each other
     ("I/O", "time", ALL),
     ("I/O", "queue", ALL),
@@ -102,7 +110,8 @@ LAYERS: list[tuple[str, str, object]] = [
     ("compatibility", "monkey", PUBLIC),
     ("compatibility", "integrations/*", PUBLIC),
     ("tools", "pytest_plugin", PUBLIC),
-    ("tools", "__main__", PUBLIC),
+    ("tools", "_outermost", ["pystate/*"]),
+    ("tools", "__main__", ALL),  # public names, and the one above
 ]
 NO_PYTHON = ("asm/*", "stack", "overflow", "timers")  # libc at most
 ANY_DISTRIBUTION = ("compat/*", "integrations/*", "pytest_plugin")  # may import what is not in the standard library
