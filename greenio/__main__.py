@@ -59,9 +59,20 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--stack-size", type=parse_bytes, metavar="BYTES", help="C stack of each fiber, with K or M: 64K (default 256K)")
-    add("--dump-signal", type=parse_signal, metavar="SIGNAL", help="a signal, USR1, that writes what all fibers wait for")
-    add("--virtual-clock", action="store_true", help="a clock that jumps to the next deadline once all fibers are parked")
+    add(
+        "--stack-size", type=parse_bytes, metavar="BYTES", help="C stack of each fiber, with K or M: 64K (default 256K)"
+    )
+    add(
+        "--dump-signal",
+        type=parse_signal,
+        metavar="SIGNAL",
+        help="a signal, USR1, that writes what all fibers wait for",
+    )
+    add(
+        "--virtual-clock",
+        action="store_true",
+        help="a clock that jumps to the next deadline once all fibers are parked",
+    )
     add("--seed", type=int, metavar="N", help="an order of the fibers made from this number, the same each time")
     add("--patch", type=parse_names, metavar="LIST", help="patch these modules only: socket,select")
     add("--no-patch", type=parse_names, metavar="LIST", help="patch all but these modules; all: none")
@@ -286,7 +297,8 @@ def without_our_frames(error: BaseException) -> BaseException:
     ours = {__file__, prepare.__code__.co_filename}
     traceback = error.__traceback__
     while traceback is not None and (
-        traceback.tb_frame.f_code.co_filename in ours or traceback.tb_frame.f_code.co_filename.endswith("_outermost.pyx")
+        traceback.tb_frame.f_code.co_filename in ours
+        or traceback.tb_frame.f_code.co_filename.endswith("_outermost.pyx")
     ):
         traceback = traceback.tb_next
     return error.with_traceback(traceback)
