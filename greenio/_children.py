@@ -13,19 +13,18 @@ Not taken: SIGCHLD (its handler is the program's; signalfd wants it blocked in e
 """
 
 import os
-import select
-import threading
 from collections.abc import Callable
+from select import POLLIN, poll
 from typing import TypeVar
 
 from greenio._io import becomes_readable, notify_closing
+from greenio._os_threads import OSThread
 from greenio._scheduler import checkpoint
 from greenio._sync import Event
 
 Result = TypeVar("Result")
 Key = tuple[int, int, int]  # idtype, id and flags of waitid
 
-_pollable = select.poll  # as it is now: greenio.monkey puts another in its place
 _watchers: dict[Key, "_Watcher"] = {}
 
 
@@ -35,8 +34,8 @@ class Pidfd:
     def __init__(self, fd: int, pid: int) -> None:
         self.fd = fd
         self.pid = pid
-        self._poll = _pollable()
-        self._poll.register(fd, select.POLLIN)
+        self._poll = poll()
+        self._poll.register(fd, POLLIN)
 
     def __del__(
         self, notify_closing: Callable[[int], None] = notify_closing, close: Callable[[int], None] = os.close
@@ -114,7 +113,7 @@ def watch_children(kind: int, number: int, flags: int) -> _Watcher:
     watcher = _watchers.get(key)
     if watcher is None:
         watcher = _Watcher(key)
-        thread = threading.Thread(target=watcher.work, name=f"greenio wait for {watcher!r}", daemon=True)
+        thread = OSThread(target=watcher.work, name=f"greenio wait for {watcher!r}", daemon=True)
         _watchers[key] = watcher
         try:
             thread.start()

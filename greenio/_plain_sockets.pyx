@@ -25,6 +25,7 @@ cdef extern from "<sys/socket.h>" nogil:
         SOCK_CLOEXEC
         SOL_SOCKET
         SO_LINGER
+        SO_OOBINLINE
     struct sockaddr:
         pass
     struct linger:
@@ -32,6 +33,14 @@ cdef extern from "<sys/socket.h>" nogil:
         int l_linger
     int accept4(int fd, sockaddr *address, socklen_t *length, int flags)
     int getsockopt_call "getsockopt"(int fd, int level, int option, void *value, socklen_t *length)
+
+cdef extern from "<netinet/in.h>" nogil:
+    enum:
+        IPPROTO_TCP
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    enum:
+        TCP_ULP
 
 cdef extern from "<fcntl.h>" nogil:
     enum:
@@ -107,6 +116,18 @@ def forget(SocketCore core not None):
         core.inner = None
 
 
+cdef bint is_plain(int fd) noexcept:
+    # No urgent data among the rest, and no protocol such as TLS on top of TCP, which ends a read at the end of a record.
+    cdef int inline_too = 0
+    cdef char protocol[16]
+    cdef socklen_t length = sizeof(inline_too)
+    if getsockopt_call(fd, SOL_SOCKET, SO_OOBINLINE, &inline_too, &length) < 0 or inline_too:
+        return False
+    length = sizeof(protocol)
+    protocol[0] = 0
+    return getsockopt_call(fd, IPPROTO_TCP, TCP_ULP, protocol, &length) < 0 or length == 0 or protocol[0] == 0
+
+
 cdef PlainCore companion_of(object sock):
     # With the object's timeout. None: it is the original's turn.
     cdef PlainCore found
@@ -124,6 +145,7 @@ cdef PlainCore companion_of(object sock):
         found = <PlainCore>companion_class.__new__(companion_class)
         adopt(found, sock)
         found.foreign = key in foreign
+        found.short_means_drained = found.is_tcp() and is_plain(fd)
         companions[key] = found
     found.timeout_seconds = timeout_of(sock)
     return found
@@ -367,6 +389,15 @@ def bind(self, address, /):
     return bind_plain(self, address if companion is None else companion._looked_up(address))
 
 
+def setsockopt(self, level, optname, /, *value):
+    cdef PlainCore companion
+    setsockopt_plain(self, level, optname, *value)
+    if (level == SOL_SOCKET and optname == SO_OOBINLINE) or (level == IPPROTO_TCP and optname == TCP_ULP):
+        companion = companions.get(key_of(self))
+        if companion is not None:
+            companion.short_means_drained = False
+
+
 cdef bint lingers(int fd) noexcept:
     cdef linger option
     cdef socklen_t length = sizeof(option)
@@ -394,6 +425,20 @@ def detach(self):
     return detach_standard(self)
 
 
+def parking_lookup(original, ours, bint of_address):
+    """A function that is *ours* where a fiber calls, else *original*; that one, too, says what is wrong with what is no address."""
+    # Here for a reason: a frame of Python's would keep the arguments, when it raises, for as long as somebody has the traceback.
+    def look_up(*args, **keywords):
+        if not parks() or (of_address and not (args and isinstance(args[0], tuple))):
+            return original(*args, **keywords)
+        return ours(*args, **keywords)
+
+    for name in ("__name__", "__qualname__", "__doc__", "__module__"):
+        setattr(look_up, name, getattr(original, name))
+    look_up.__wrapped__ = original
+    return look_up
+
+
 # The originals, taken when this is imported: before anything is replaced.
 import socket as _module
 
@@ -411,13 +456,14 @@ cdef object sendmsg_afalg_plain = getattr(plain, "sendmsg_afalg", None)
 cdef object connect_plain = plain.connect
 cdef object connect_ex_plain = plain.connect_ex
 cdef object bind_plain = plain.bind
+cdef object setsockopt_plain = plain.setsockopt
 cdef object init_standard = _module.socket.__init__
 cdef object detach_standard = _module.socket.detach
 
 METHODS = {}
 for each in (
     __init__, __del__, recv, recv_into, recvfrom, recvfrom_into, recvmsg, recvmsg_into, send, sendall, sendto, sendmsg, sendmsg_afalg,
-    _accept, connect, connect_ex, bind, _real_close, detach,
+    _accept, connect, connect_ex, bind, setsockopt, _real_close, detach,
 ):
     name = each.__name__
     if not hasattr(_module.socket, name):

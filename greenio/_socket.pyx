@@ -282,9 +282,14 @@ cdef void drop_linger(int fd) noexcept:
 def _close_at_once(int fd):
     """Close a socket's descriptor without SO_LINGER's wait."""
     drop_linger(fd)
+    close_descriptor(fd)
+
+
+cdef int close_descriptor(int fd) except -1:
     # ECONNRESET: the peer was faster. The descriptor is closed all the same.
     if close_call(fd) < 0 and errno != EINTR and errno != ECONNRESET:
         raise socket_error(errno)
+    return 0
 
 
 cdef bint read_int(object thing, int *number) except -1:
@@ -990,7 +995,7 @@ cdef class SocketCore:
         if self.kind == SOCK_STREAM and self.domain != AF_UNIX and lingers(fd):
             self._close_lingering(fd)
         else:
-            _close_at_once(fd)
+            close_descriptor(fd)
 
     def _close_lingering(self, fd):
         """Close *fd*, which has been detached; the one that can wait for SO_LINGER elsewhere overrides this."""

@@ -29,12 +29,14 @@ from greenio.compat.patches import Patch, replace_references, restore_references
 __all__ = [
     "get_original",
     "is_patched",
+    "patch__thread",
     "patch_all",
     "patch_fcntl",
     "patch_io",
     "patch_multiprocessing",
     "patch_only",
     "patch_os",
+    "patch_queue",
     "patch_select",
     "patch_selectors",
     "patch_signal",
@@ -42,6 +44,7 @@ __all__ = [
     "patch_sqlite3",
     "patch_ssl",
     "patch_subprocess",
+    "patch_threading",
     "patch_time",
     "patched_modules",
     "unpatch_all",
@@ -51,6 +54,9 @@ __all__ = [
 # dot where it has to be a Python name: patch_concurrent_futures.
 _MODULES = (
     "time",
+    "_thread",
+    "threading",
+    "queue",
     "select",
     "selectors",
     "socket",
@@ -62,7 +68,10 @@ _MODULES = (
     "subprocess",
     "multiprocessing",
     "sqlite3",
-)  # fmt: skip
+)
+
+# A Thread is made of what _thread has: neither is patched without the other.
+_TOGETHER = frozenset({"_thread", "threading"})
 
 _BEFORE = "greenio.monkey.before"
 _AFTER = "greenio.monkey.after"
@@ -86,7 +95,10 @@ def patch_all(**which: bool) -> None:
     unknown = which.keys() - names.keys() - set(_MODULES)
     if unknown:
         raise TypeError(f"patch_all knows no {', '.join(sorted(unknown))}; it covers {', '.join(names)}")
-    _patch([name for python_name, name in names.items() if which.get(python_name, which.get(name, True))])
+    left_out = {name for python_name, name in names.items() if not which.get(python_name, which.get(name, True))}
+    if left_out & _TOGETHER:
+        left_out |= _TOGETHER
+    _patch([name for name in _MODULES if name not in left_out])
     if not greenio.can_park() and _on_main_thread():
         greenio.enter_run()
         _entered = greenio.current_scheduler()
@@ -143,6 +155,21 @@ def patch_multiprocessing() -> None:
 def patch_sqlite3() -> None:
     """Patch sqlite3: waiting for a database that somebody else has locked parks."""
     _patch(["sqlite3"])
+
+
+def patch__thread() -> None:
+    """Patch _thread and threading: threads that fibers start are fibers, and standard locks park."""
+    _patch(["_thread", "threading"])
+
+
+def patch_threading() -> None:
+    """Patch _thread and threading: threads that fibers start are fibers, and standard locks park."""
+    _patch(["_thread", "threading"])
+
+
+def patch_queue() -> None:
+    """Patch queue: a SimpleQueue's get parks. The other queues are made of threading's locks, see patch_threading()."""
+    _patch(["queue"])
 
 
 def patch_select() -> None:

@@ -158,7 +158,7 @@ def select(
         raise ValueError("timeout must be non-negative")
     try:
         lists: list[list[tuple[Any, int]]] = [
-            [(source, _descriptor(source)) for source in sources] for sources in (list(rlist), list(wlist), list(xlist))
+            [(source, _descriptor(source)) for source in sources] for sources in (rlist, wlist, xlist)
         ]
     except TypeError as problem:
         if "iterable" in str(problem):

@@ -1,6 +1,6 @@
 """The standard socket class's methods, parking: what greenio.monkey puts into socket.socket.
 
-`METHODS` has them by name. Each does what the original did where no fiber runs. In a fiber, a companion of the object's, a
+`METHODS` has them by name, `FUNCTIONS` the module's that look up names. Each does what the original did where no fiber runs. In a fiber, a companion of the object's, a
 greenio.socket.socket on the same descriptor that never closes it, makes the call and waits; the object's own timeout rules.
 Exceptions and how things stand after them are those of greenio.socket.
 """
@@ -10,13 +10,14 @@ import os
 import socket as _standard
 from typing import Any
 
+import greenio.socket as _parking
 from greenio import _plain_sockets
 from greenio._io import notify_closing
 from greenio._plain_sockets import PlainCore
 from greenio._scheduler import can_park
 from greenio.socket import socket
 
-__all__ = ["METHODS", "close", "forget_companions"]
+__all__ = ["FUNCTIONS", "METHODS", "close", "forget_companions"]
 
 _close: Any = _standard.close
 _sendfile: Any = getattr(_standard.socket, "_sendfile_use_sendfile", None)
@@ -58,6 +59,12 @@ def close(fd: Any, /) -> None:
     if isinstance(fd, int) and fd >= 0:
         notify_closing(fd)
     _close(fd)
+
+
+FUNCTIONS: dict[str, Any] = {
+    name: _plain_sockets.parking_lookup(getattr(_standard, name), getattr(_parking, name), name == "getnameinfo")
+    for name in ("getaddrinfo", "getnameinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getfqdn")
+}
 
 
 def forget_companions() -> None:

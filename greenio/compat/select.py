@@ -1,7 +1,7 @@
 """select: select, poll and epoll park."""
 
 import select
-from typing import Any
+from typing import Any, Self
 
 import greenio
 from greenio.compat.patches import Patch
@@ -13,6 +13,7 @@ _select = select.select
 _new_poll = select.poll
 _Poll: Any = type(select.poll())
 _Epoll: Any = select.epoll
+_LONGEST_MS = 0x7FFFFFFF  # what a C int holds
 
 
 def select_(rlist: Any, wlist: Any, xlist: Any, timeout: Any = None, /) -> Any:
@@ -22,21 +23,34 @@ def select_(rlist: Any, wlist: Any, xlist: Any, timeout: Any = None, /) -> Any:
     return _parking_select(rlist, wlist, xlist, timeout)
 
 
-class poll(_ParkingPoll):
+class _Polling(_ParkingPoll):
     """As what select.poll() returns; its poll() parks the fiber where there is one."""
+
+    def __new__(cls) -> Self:
+        raise TypeError("cannot create 'select.poll' instances")
 
     def __init__(self) -> None:
         super().__init__()
         self._polling = False
 
     def poll(self, timeout: Any = None, /) -> Any:
+        """Wait until something registered is ready; as the standard object's."""
         if self._polling:
             raise RuntimeError("concurrent poll() invocation")
+        if isinstance(timeout, int | float) and abs(timeout) > _LONGEST_MS:
+            raise OverflowError("timeout is too large")
         self._polling = True
         try:
             return super().poll(timeout) if greenio.can_park() else self._checked.poll(timeout)
         finally:
             self._polling = False
+
+
+def poll() -> Any:
+    """As select.poll(): an object whose poll() parks the fiber where there is one."""
+    made = object.__new__(_Polling)
+    made.__init__()  # type: ignore[misc]
+    return made
 
 
 class epoll(_ParkingEpoll):
@@ -48,7 +62,7 @@ class epoll(_ParkingEpoll):
         return self._epoll.poll(timeout, maxevents)
 
 
-for _each, _name in ((select_, "select"), (poll, "poll"), (epoll, "epoll")):
+for _each, _name in ((select_, "select"), (poll, "poll"), (_Polling, "poll"), (epoll, "epoll")):
     _each.__name__ = _each.__qualname__ = _name
     _each.__module__ = "select"
 

@@ -34,7 +34,7 @@ def _adopting(original: Callable[..., Any], adopted: Callable[[Any], Any]) -> Ca
 def apply(patch: Patch) -> None:
     """Make the replacements."""
     patch.replace(selectors.SelectSelector, "_select", staticmethod(compat_select.select_))
-    patch.replace(selectors.PollSelector, "_selector_cls", compat_select.poll)
+    patch.replace(selectors.PollSelector, "_selector_cls", staticmethod(compat_select.poll))
     patch.replace(selectors.PollSelector, "select", _adopting(selectors.PollSelector.select, _poll_like))
     patch.replace(selectors.EpollSelector, "_selector_cls", compat_select.epoll)
     patch.replace(
