@@ -15,6 +15,7 @@ import io
 import os
 import stat
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -76,6 +77,12 @@ def open(
 ) -> Any:
     if opener is not None or not greenio.can_park() or not parks(file):
         return _open(file, mode, buffering, encoding, errors, newline, closefd, opener)
+    if buffering == 1 and isinstance(mode, str) and "b" in mode:
+        warnings.warn(
+            "line buffering (buffering=1) isn't supported in binary mode, the default buffer size will be used",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     made: Any = greenio.open(file, mode, buffering, encoding, errors, newline, closefd)
     if type(made) is greenio.FdIO:
         made.__class__ = WholeFile

@@ -291,11 +291,19 @@ def apply(patch: Patch) -> None:
     for name in _BUILTIN:
         if hasattr(posix, name):
             patch.replace(posix, name, globals()[name])
+            _say_alike(patch, getattr(os, name), globals()[name])
             patch.replace(os, name, globals()[name], everywhere=True)
     patch.replace(os, "popen", popen, everywhere=True)
     for name, spawn in _SPAWNERS.items():
         patch.replace(os, name, spawn, everywhere=True)
     _replace_defaults(patch)
+
+
+def _say_alike(patch: Patch, original: Any, new: Any) -> None:
+    for functions in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks, os.supports_effective_ids):
+        if original in functions:
+            functions.add(new)
+            patch.undo_with(lambda functions=functions: functions.discard(new))
 
 
 def _replace_defaults(patch: Patch) -> None:

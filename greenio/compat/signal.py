@@ -41,6 +41,7 @@ def pause() -> None:
 def apply(patch: Patch) -> None:
     """Make the replacements."""
     for name in ("sigwaitinfo", "sigtimedwait", "pause"):
+        globals()[name].__module__ = "signal"  # as functions that are not built in say it there
         patch.replace(_signal, name, globals()[name])
         patch.replace(signal, name, globals()[name], everywhere=True)
     patch.replace(signal, "sigwait", sigwait, everywhere=True)

@@ -10,6 +10,7 @@ import os
 import select
 import selectors
 import subprocess
+import types
 from typing import Any
 
 import greenio
@@ -35,7 +36,7 @@ _CHUNK = 32768  # bytes, as the standard reads
 _KILL_PATIENCE = 10.0  # seconds that a killed process has to be gone
 
 
-class _Io:
+class _Io(types.ModuleType):
     """The io module as subprocess sees it: its pipes' files park, whether io itself is patched or not."""
 
     open = staticmethod(_open_parking)
@@ -58,22 +59,34 @@ def _get_handles_blocking(self: Any, stdin: Any, stdout: Any, stderr: Any) -> An
     return _get_handles(self, stdin, stdout, stderr)
 
 
+def _reap(self: Any) -> bool:
+    """As the standard's _wait does it, without waiting: whether the return code is known."""
+    if self._waitpid_lock.acquire(False):
+        try:
+            if self.returncode is None:
+                pid, status = self._try_wait(os.WNOHANG)
+                if pid == self.pid:
+                    self._handle_exitstatus(status)
+        finally:
+            self._waitpid_lock.release()
+    return self.returncode is not None
+
+
 @stand_in(_wait)
 def _wait_parking(self: Any, timeout: float | None) -> Any:
     if not greenio.can_park():
         return _wait(self, timeout)
     if self.returncode is None:
         greenio.checkpoint()
-        self._internal_poll()
+        _reap(self)
     with greenio.move_on_after(None if timeout is None else max(timeout, 0.0)):
         while self.returncode is None:
             try:
                 greenio.os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
             except ChildProcessError:
                 pass  # somebody else has reaped it; what follows says so
-            self._internal_poll()
-            if self.returncode is None:
-                greenio.yield_now()  # another OS thread is about to reap it
+            if not _reap(self):
+                greenio.yield_now()  # another OS thread is about to, or a debugger holds it
     if self.returncode is None:
         raise subprocess.TimeoutExpired(self.args, timeout)  # type: ignore[arg-type]
     return self.returncode
@@ -81,7 +94,8 @@ def _wait_parking(self: Any, timeout: float | None) -> Any:
 
 @stand_in(_communicate)
 def communicate(self: Any, input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:
-    one_output = self.stdin is None and (self.stdout is None or self.stderr is None)
+    # What stands in for a file (in a test) is written to as the standard does it.
+    one_output = not isinstance(self.stdin, io.IOBase) and [self.stdin, self.stdout, self.stderr].count(None) >= 2
     if not greenio.can_park() or (one_output and timeout is None and not self._communication_started):
         # One output alone the standard reads through its file, to the end; what has come stays in that when it is interrupted.
         return _communicate(self, input, timeout)
@@ -206,7 +220,7 @@ def __exit__(self: Any, exc_type: Any, value: Any, traceback: Any) -> None:
 
 def apply(patch: Patch) -> None:
     """Make the replacements."""
-    patch.replace(subprocess, "io", _Io())
+    patch.replace(subprocess, "io", _Io("io"))
     patch.replace(Popen, "_wait", _wait_parking)
     patch.replace(Popen, "communicate", communicate)
     patch.replace(Popen, "_get_handles", _get_handles_blocking)
