@@ -88,6 +88,7 @@ LAYERS: list[tuple[str, str, object]] = [
     ("I/O", "_file_buffers", ALL),
     ("I/O", "_file_text", ALL),
     ("I/O", "_signals", ALL),
+    ("I/O", "signal", ALL),
     ("I/O", "_files", ALL),
     ("I/O", "_children", ["_scheduler", "_sync", "_threads", "_os_threads", "_io"]),
     ("I/O", "_streams", ALL),

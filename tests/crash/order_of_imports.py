@@ -412,20 +412,45 @@ def popen_wait():
     return lambda: made.wait() == 0 or 1 / 0, release
 
 
-@kind
-def popen_output():
-    made = child()
+def child_that_answers():
+    here, there = os.pipe()
+    made = Popen(["sh", "-c", "read text; echo got $text"], stdin=here, stdout=subprocess.PIPE)
+    os.close(here)
+    return made, lambda: (os.write(there, b"it\n"), os.close(there))
 
-    def release():
-        made.stdin.write(b"text")
-        made.stdin.close()
+
+@kind
+def popen_communicate():
+    here, there = os.pipe()
+    made = Popen(
+        ["sh", "-c", f"read text <&{here}; cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[here]
+    )
+    return lambda: made.communicate(b"text")[0] == b"text" or 1 / 0, lambda: os.write(there, b"go\n")
+
+
+# The file of a child that was started before the patch is one of io's, in C, and cannot be reached (docs/patching.md).
+@kind
+def popen_output_of_a_child_started_then():
+    go = []
 
     def wait():
-        assert made.stdout.read() == b"text"
-        made.stdout.close()
-        assert made.wait() == 0
+        made, release = child_that_answers()
+        go.append(release)
+        with made:
+            assert made.stdout.read() == b"got it\n"
 
-    return wait, release
+    return wait, lambda: go[0]()
+
+
+@kind
+def pipe_opened_then():
+    here, there = os.pipe()
+
+    def wait():
+        with open(here, "rb") as file:
+            assert file.readline() == b"line\n"
+
+    return wait, lambda: os.write(there, b"line\n")
 
 
 @kind
