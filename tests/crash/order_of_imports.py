@@ -423,7 +423,7 @@ def child_that_answers():
 def popen_communicate():
     here, there = os.pipe()
     made = Popen(
-        ["sh", "-c", f"read text <&{here}; cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[here]
+        ["sh", "-c", f"read text </proc/self/fd/{here}; cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[here]
     )
     return lambda: made.communicate(b"text")[0] == b"text" or 1 / 0, lambda: os.write(there, b"go\n")
 
@@ -489,12 +489,18 @@ def flock():
 
 @kind
 def sqlite_lock():
+    # A connection from before the patch waits in C (docs/patching.md); one that is made then parks.
     path = os.path.join(FOLDER, "database")
-    here, there = (sqlite3.connect(path, timeout=30, isolation_level=None) for _ in range(2))
+    here = sqlite3.connect(path, isolation_level=None)
     here.execute("create table t (a)")
     here.execute("begin exclusive")
     here.execute("insert into t values (1)")
-    return lambda: there.execute("insert into t values (2)"), lambda: here.execute("commit")
+
+    def wait():
+        with contextlib.closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as there:
+            there.execute("insert into t values (2)")
+
+    return wait, lambda: here.execute("commit")
 
 
 @kind
