@@ -34,6 +34,8 @@ cdef class Buffer:
     cdef object call(self, object method, object argument)
     cdef void forget(self) noexcept
 
+    cdef int put_back(self, bytes data) except -1
+
     # Out of what is ahead: as bytes, to C memory, away.
     cdef object taken(self, Py_ssize_t count)
     cdef Py_ssize_t copy_out(self, char *target, Py_ssize_t count) noexcept

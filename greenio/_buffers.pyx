@@ -144,6 +144,12 @@ cdef class Buffer:
         self.end += count
         return 0
 
+    cdef int put_back(self, bytes data) except -1:
+        # *data*, in front of what is ahead.
+        cdef bytes rest = self.taken(self.end - self.start)
+        self.hold(data, len(data))
+        return self.hold(rest, len(rest))
+
     cdef Py_ssize_t copy_out(self, char *target, Py_ssize_t count) noexcept:
         # The next *count* bytes of those ahead.
         if count:
@@ -622,6 +628,10 @@ class _Reading(_Buffered):
     def peek(self, Py_ssize_t size=0, /):
         """What is ahead, without taking it; parks only if there is nothing. b"" at the end. Raises as read."""
         return (<Buffer?>self._buffer).peek()
+
+    def unread(self, bytes data not None, /):
+        """Put *data* back: whoever reads next gets it first."""
+        (<Buffer?>self._buffer).put_back(data)
 
     def readline(self, size=-1, /):
         """Up to and with the next newline, at most *size* bytes; without one only at the end. Parks and raises as read."""

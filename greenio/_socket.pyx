@@ -790,10 +790,10 @@ cdef class SocketCore:
         cdef Scheduler scheduler = current_scheduler_or_raise()
         cdef int error
         scheduler.check()
-        inner = self._inner()
-        if not self.nonblocking and not fcntl(self.fd, F_GETFL) & O_NONBLOCK:
+        answer = self._connect_now(address)
+        if answer is None:
             return None
-        error = inner.connect_ex(address)
+        error = answer
         if self.fd < 0:
             return EBADF
         if error == EAGAIN and self.domain == AF_UNIX and not self.never_waits():
@@ -804,8 +804,15 @@ cdef class SocketCore:
         error = self.connect_waiting(scheduler)
         if self.timeout_seconds is None and self.fd >= 0:
             # To the kernel it is under way until somebody asks by another connect. One that blocks has asked.
-            inner.connect_ex(address)
+            self._connect_now(address)
         return error
+
+    def _connect_now(self, address):
+        """The system's connect: 0 or an errno, EINPROGRESS among them. None: it would block, nothing was done."""
+        inner = self._inner()
+        if not self.nonblocking and not fcntl(self.fd, F_GETFL) & O_NONBLOCK:
+            return None
+        return inner.connect_ex(address)
 
     cdef int connect_to_full_backlog(self, Scheduler scheduler, address) except -1:
         # No event tells when a Unix listener has room again.
@@ -815,7 +822,7 @@ cdef class SocketCore:
         pause.length_ns = FIRST_PAUSE_NS
         while error == EAGAIN:
             self.wait_a_moment(scheduler, &pause, deadline_ns, "socket connect")
-            error = self._inner().connect_ex(address)
+            error = self._connect_now(address)
         return error
 
     cdef int connect_waiting(self, Scheduler scheduler) except -1:

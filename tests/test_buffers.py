@@ -919,3 +919,16 @@ def test_sockets_files_that_are_left_over_do_no_harm_at_the_end() -> None:
         print("done")
     """)
     assert child.stdout == "done\n"
+
+
+def test_what_is_put_back_comes_first() -> None:
+    for size in (1, 4, 100):
+        file = BufferedReader(io.BytesIO(b"abcdefgh"), size)
+        assert file.read(3) == b"abc"
+        file.unread(b"bc")
+        file.unread(b"")
+        file.unread(b"A")
+        assert file.peek()[:3] == b"Abc"
+        assert file.read() == b"Abcdefgh"
+        file.unread(b"xyz")
+        assert file.read() == b"xyz"
