@@ -80,26 +80,31 @@ class SemLock:
             return True
         deadline = None if timeout is None else greenio.current_time() + timeout
         pause = FIRST_PAUSE
-        while True:
-            left = None if deadline is None else deadline - greenio.current_time()
-            if left is not None and left <= 0:
-                return self._try(me)
-            turn = greenio.Event()
-            self._waiting.append(turn)
-            try:
+        turn = greenio.Event()
+        self._waiting.append(turn)
+        try:
+            while True:
+                left = None if deadline is None else deadline - greenio.current_time()
+                if left is not None and left <= 0:
+                    return self._try(me)
                 # Those behind the first need not look for what other processes do.
-                wait = pause if self._waiting[0] is turn else 10 * LONGEST_PAUSE
+                wait = pause if self._waiting and self._waiting[0] is turn else 10 * LONGEST_PAUSE
                 woken = turn.wait(wait if left is None else min(wait, left))
                 if self._try(me):
                     return True
-            except BaseException:
-                if turn.is_set():
-                    self._wake()  # the turn that this fiber got is the next one's
-                raise
-            finally:
-                if turn in self._waiting:
-                    self._waiting.remove(turn)
-            pause = FIRST_PAUSE if woken else min(1.5 * pause, LONGEST_PAUSE)
+                if woken:  # another process, or OS thread, was faster
+                    turn.clear()
+                    self._waiting.appendleft(turn)
+                    pause = FIRST_PAUSE
+                else:
+                    pause = min(1.5 * pause, LONGEST_PAUSE)
+        except BaseException:
+            if turn.is_set():
+                self._wake()  # the turn that this fiber got is the next one's
+            raise
+        finally:
+            if turn in self._waiting:
+                self._waiting.remove(turn)
 
     def release(self) -> None:
         """Let it go."""

@@ -20,9 +20,18 @@ def stand_in(original: Any) -> Callable[[Callable[..., Any]], Any]:
     def decorated(fn: Callable[..., Any]) -> Any:
         for name in ("__module__", "__name__", "__qualname__", "__doc__"):
             setattr(fn, name, getattr(original, name))
-        return fn if isinstance(original, FunctionType) else staticmethod(fn)
+        return fn if isinstance(original, FunctionType) else _Builtin(fn)
 
     return decorated
+
+
+class _Builtin(staticmethod):  # type: ignore[type-arg]
+    # Like a built-in function it can be called, never becomes a method, and is pickled and copied by its name.
+    def __reduce__(self) -> str:
+        return str(self.__qualname__)
+
+    def __repr__(self) -> str:
+        return f"<built-in function {self.__name__}>"
 
 
 class Patch:
