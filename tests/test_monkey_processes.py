@@ -465,11 +465,11 @@ import subprocess, greenio.monkey, greenio.subprocess
 import os
 r, w = os.pipe()
 before = subprocess.Popen(["sh", "-c", "echo one; read x; echo late"], stdin=r, stdout=subprocess.PIPE)
-assert before.stdout.readline() == b"one\n"
+assert before.stdout.readline() == b"one\\n"
 """
         + PRELUDE
         + """
-later(os.write, w, b"go\n")
+later(os.write, w, b"go\\n")
 assert parked(before.communicate) == (b"late\\n", None) and before.returncode == 0
 """,
         prelude="",
@@ -541,7 +541,9 @@ def test_multiprocessing_parks(tmp_path, method: str):
     script = tmp_path / "script.py"
     script.write_text(
         f"{PROCESSES}\nif __name__ == '__main__':\n"
-        + "\n".join(f"    {line}" for line in [*PRELUDE.splitlines(), f"main({method!r})", "ticker.cancel()", "print('ok')"])
+        + "\n".join(
+            f"    {line}" for line in [*PRELUDE.splitlines(), f"main({method!r})", "ticker.cancel()", "print('ok')"]
+        )
     )
     done = run_child(script, flags=())
     assert done.stdout == "ok\n", done.stderr
