@@ -121,12 +121,15 @@ def _adopt(patch: Patch, stream: Any) -> None:
     if type(stream) is not io.TextIOWrapper or stream.closed:
         return
     buffer: Any = stream.buffer
-    if type(buffer) not in (io.BufferedReader, io.BufferedWriter) or not parks(buffer.fileno()):
+    # A raw file: python -u.
+    if type(buffer) not in (io.BufferedReader, io.BufferedWriter, io.FileIO) or not parks(buffer.fileno()):
         return
     ahead = b""
     if isinstance(buffer, io.BufferedReader):
         ahead = _read_ahead(stream)
     parking = greenio.wrap_file(buffer)
+    if type(parking) is greenio.FdIO:
+        parking.__class__ = WholeFile
     if ahead:
         parking.unread(ahead)
     _begin_again(stream, parking)
