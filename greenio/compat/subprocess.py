@@ -147,6 +147,9 @@ def _exchange(self: Any, input: Any, endtime: float | None, timeout: float | Non
             self.stdin.flush()
         except BrokenPipeError:
             pass  # communicate() must ignore it
+        except ValueError:
+            if not self.stdin.closed:
+                raise
         if not input:
             try:
                 self.stdin.close()
@@ -198,7 +201,9 @@ def _exchange(self: Any, input: Any, endtime: float | None, timeout: float | Non
 
 def _stops(file: Any) -> bool:
     """Whether *file* was made before the patch: its reads stop the OS thread while there is nothing."""
-    return isinstance(_below(file), io.BufferedReader | io.FileIO) and not isinstance(_below(file), greenio.io.BufferedReader)
+    return isinstance(_below(file), io.BufferedReader | io.FileIO) and not isinstance(
+        _below(file), greenio.io.BufferedReader
+    )
 
 
 def _below(file: Any) -> Any:
