@@ -2,9 +2,8 @@
 
 import subprocess
 
-from child import command, environment
-
 import pytest
+from child import command, environment
 from test_monkey_processes import PRELUDE, check
 
 

@@ -1,8 +1,7 @@
 """greenio.monkey: os, fcntl, signal, subprocess, multiprocessing and sqlite3 park. What patches is run in child interpreters."""
 
-from child import run_child
-
 import pytest
+from child import run_child
 
 # A fiber that counts beside what waits: `parked(fn)` is fn's result, and asserts that the other fiber ran meanwhile.
 PRELUDE = """
@@ -427,7 +426,8 @@ assert process.wait() == 0
 def test_communicate_loses_nothing_when_interrupted():
     check(
         """
-process = subprocess.Popen(["sh", "-c", "echo one; cat; echo two >&2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+process = subprocess.Popen(["sh", "-c", "echo one; cat; echo two >&2"], **pipes)
 big = bytes(300_000)
 hold = subprocess.Popen(["sleep", "60"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 try:

@@ -174,7 +174,7 @@ def _read_ahead(stream: Any) -> bytes:
     finally:
         os.dup2(saved, fd, inheritable)
         os.close(saved)
-    return bytes(text.encode(stream.encoding, stream.errors)) + below
+    return bytes(text.encode(stream.encoding, stream.errors) + below)
 
 
 def apply(patch: Patch) -> None:

@@ -8,8 +8,8 @@ that waits. It cannot be called off, takes the semaphore for a fiber that has go
 thread. For the same reason the owner of such a lock is kept here: the fibers of one OS thread are different owners.
 """
 
-import _multiprocessing
 import gc
+import importlib
 import os
 import sys
 import types
@@ -22,6 +22,7 @@ from greenio.compat.patches import Patch, stand_in
 
 FIRST_PAUSE = 0.0002  # seconds between two looks at a semaphore that another process may release, half as much again each time, up to
 LONGEST_PAUSE = 0.01
+_multiprocessing = importlib.import_module("_multiprocessing")
 _SemLock: Any = _multiprocessing.SemLock
 _RECURSIVE = 0  # synchronize.RECURSIVE_MUTEX
 
@@ -144,7 +145,7 @@ class SemLock:
 class _PatchedAlike:
     # In what a process that is spawned, or served by a fork server, is told first of all: unpickled, it patches.
     def __reduce__(self) -> Any:
-        place = os.path.dirname(os.path.dirname(os.path.abspath(greenio.__file__)))
+        place = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         names = tuple(greenio.monkey.patched_modules())
         return (
             exec,

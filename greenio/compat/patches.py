@@ -70,7 +70,7 @@ class Patch:
             change(module)
             return
         finder = _Finder(name, change)
-        sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, finder)
         self.undo_with(finder.remove)
 
     def keep(self, owner: Owner, name: str, original: Any) -> None:
@@ -133,14 +133,14 @@ class _Finder:
 
     def remove(self) -> None:
         if self in sys.meta_path:
-            sys.meta_path.remove(self)  # type: ignore[arg-type]
+            sys.meta_path.remove(self)
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if name != self.name:
             return None
         for finder in list(sys.meta_path):
             find = None if isinstance(finder, _Finder) and finder.name == name else getattr(finder, "find_spec", None)
-            spec = None if find is None else find(name, path, target)
+            spec: ModuleSpec | None = None if find is None else find(name, path, target)
             if spec is not None:
                 if hasattr(spec.loader, "exec_module"):
                     self._add_to(spec.loader)

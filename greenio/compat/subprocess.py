@@ -93,7 +93,7 @@ def _wait_parking(self: Any, timeout: float | None) -> Any:
 
 
 @stand_in(_communicate)
-def communicate(self: Any, input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:
+def communicate(self: Any, input: Any = None, timeout: float | None = None) -> Any:
     # What stands in for a file (in a test) is written to as the standard does it.
     one_output = not isinstance(self.stdin, io.IOBase) and [self.stdin, self.stdout, self.stderr].count(None) >= 2
     one_output = one_output and not _stops(self.stdout) and not _stops(self.stderr)
@@ -122,7 +122,7 @@ def communicate(self: Any, input: Any = None, timeout: float | None = None) -> t
     except subprocess.TimeoutExpired:
         raise _expired(self, timeout) from None
     outputs = self._fileobj2output
-    parts = []
+    parts: list[Any] = []
     for file in (self.stdout, self.stderr):
         if file is None:
             parts.append(None)
@@ -207,7 +207,7 @@ def _stops(file: Any) -> bool:
 
 
 def _below(file: Any) -> Any:
-    return file.buffer if isinstance(file, io.TextIOBase) else file
+    return getattr(file, "buffer", file)
 
 
 def _read_some(file: Any, fd: int) -> Any:
