@@ -30,6 +30,12 @@ from greenio._waiting cimport (
 
 from greenio._errors import Cancelled, DeadlockError, RunFinishedError
 
+cdef extern from *:
+    """
+    typedef PyObject *(*greenio_handler)(PyObject *self, PyObject *arguments, PyObject *keywords);
+    static greenio_handler greenio_handlers[16];     /* for method_defs.h */
+    """
+
 cdef extern from "method_defs.h":
     enum:
         GREENIO_LOCK_ACQUIRE
@@ -89,6 +95,7 @@ cdef extern from *:
     void greenio_write_unraisable(PyObject *function)
 
 cdef enum:
+    NAME_BYTES = 15                    # of a thread, for the kernel
     HIGHEST_NATIVE_ID = 1 << 22        # PID_MAX_LIMIT of the kernel, on 64 bits
     OWNED = 0                  # Place.outcome: the lock is the waiter's
     LOOK_AGAIN = 1             # it has to try for itself
@@ -135,8 +142,7 @@ cdef unsigned long main_ident = 0          # in a child that a fiber forked: its
 @cython.final
 @cython.no_gc
 cdef class WaitingLine:
-    cdef Line line
-    cdef Py_ssize_t users
+    """Who waits for a lock or a queue."""
 
 
 cdef inline size_t address(object thing) noexcept:
@@ -664,6 +670,7 @@ cdef object original_start_joinable = getattr(_thread, "start_joinable_thread", 
 cdef object original_shutdown = getattr(_thread, "_shutdown", None)
 cdef object original_main_ident = getattr(_thread, "_get_main_thread_ident", None)
 cdef object original_native_id = _thread.get_native_id
+cdef object original_get_name = getattr(_thread, "_get_name", None)
 cdef object original_set_name = getattr(_thread, "set_name", None)
 
 
@@ -676,12 +683,6 @@ cdef enum HandleState:
 
 cdef class ThreadHandle:
     """_thread._ThreadHandle, of a thread that is a fiber, or, started on an OS thread without fibers, of one of the system's."""
-
-    cdef int state
-    cdef unsigned long thread_ident
-    cdef Fiber fiber
-    cdef object native              # the real handle of an OS thread
-    cdef Line line                  # in join()
 
     @property
     def ident(self):
@@ -740,13 +741,7 @@ cdef class ThreadHandle:
 
 @cython.final
 cdef class FiberThread:
-    # What a thread's fiber calls.
-    cdef object function
-    cdef object arguments
-    cdef object keywords
-    cdef ThreadHandle handle
-    cdef object sentinel            # a lock, held until the thread has ended; or None
-    cdef unsigned int process
+    """What a thread's fiber calls."""
 
     def __call__(self):
         global threads_alive
@@ -996,12 +991,26 @@ MAX_STACK_BYTES = find_bound(1 << 40, False)
 
 
 def set_name(name, /):
-    """_thread.set_name: names the OS thread, but not for one of its fibers."""
+    """_thread.set_name: the name is for the kernel, which does not know fibers: a thread that is one has it for get_name() only."""
     cdef Scheduler scheduler = current_scheduler_or_none()
     if scheduler is None or scheduler.current is <PyObject *>scheduler.main:
         original_set_name(name)
-    elif not isinstance(name, str):
+        return
+    if not isinstance(name, str):
         raise TypeError(f"set_name() argument 'name' must be str, not {type(name).__name__}")
+    running = (<BaseFiber>scheduler.current).function
+    if isinstance(running, FiberThread):
+        (<FiberThread>running).system_name = name.encode(sys.getfilesystemencoding(), "replace")[:NAME_BYTES].partition(b"\0")[0]
+
+
+def get_name():
+    """_thread._get_name: what set_name() was given, as much of it as the kernel takes."""
+    cdef Scheduler scheduler = current_scheduler_or_none()
+    if scheduler is not None and scheduler.current is not <PyObject *>scheduler.main:
+        running = (<BaseFiber>scheduler.current).function
+        if isinstance(running, FiberThread) and (<FiberThread>running).system_name is not None:
+            return os.fsdecode((<FiberThread>running).system_name)
+    return original_get_name()
 
 
 def join_fiber_threads():

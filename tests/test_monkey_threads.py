@@ -1,9 +1,9 @@
 """greenio.monkey and threads: threads are fibers, locks and queues park, those that were there before as well."""
 
 import signal
-import sys
 
 import pytest
+
 from tests.child import run_child
 
 START = """
@@ -113,8 +113,8 @@ def test_locks_made_and_bound_before_the_patch_park():
         assert order == ["main", "bound", "with", "keyword"], order
         assert lock.acquire(False) and lock.locked() and not lock.acquire(timeout=0.001)
         lock.release()
-        for wrong in (lambda: lock.release(), lambda: lock.acquire(False, 1), lambda: lock.acquire(True, -2), lambda: lock.acquire(1, 2, 3),
-                      lambda: lock.acquire(wrong=1), lambda: lock.acquire(timeout="1"), lambda: lock.acquire(timeout=1e20)):
+        for wrong in (lambda: lock.release(), lambda: lock.acquire(False, 1), lambda: lock.acquire(True, -2),
+                      lambda: lock.acquire(1, 2, 3),                      lambda: lock.acquire(wrong=1), lambda: lock.acquire(timeout="1"), lambda: lock.acquire(timeout=1e20)):
             try: wrong()
             except (RuntimeError, ValueError, TypeError, OverflowError): assert not lock.locked()
             else: raise SystemExit("not refused")
