@@ -30,13 +30,17 @@ def test_a_thread_is_a_fiber_with_an_ident_of_its_own():
             assert threading.get_ident() in sys._current_frames() and sys._current_frames()[threading.get_ident()] is sys._getframe()
             assert me in threading.enumerate() and greenio.current_fiber().name == me.name
             assert logging.LogRecord("x", 1, "f", 1, "m", (), None).thread == threading.get_ident()
-            time.sleep(0.001 * (3 - number))
+            gates[number].acquire()
             seen.append(number)
+            if number: gates[number - 1].release()
+        gates = [threading.Lock() for _ in range(3)]
+        for gate in gates: gate.acquire()
         threads = [threading.Thread(target=work, args=(n,), name=f"worker {n}") for n in range(3)]
         for thread in threads: thread.start()
         assert all(thread.is_alive() for thread in threads) and threading.active_count() == 4
         assert len({thread.ident for thread in threads}) == len({thread.native_id for thread in threads}) == 3
         assert _thread._count() == 3
+        gates[2].release()
         for thread in threads: thread.join()
         assert seen == [2, 1, 0] and threading.active_count() == 1 and _thread._count() == 0
         assert not any(thread.is_alive() for thread in threads)
@@ -114,7 +118,8 @@ def test_locks_made_and_bound_before_the_patch_park():
         assert lock.acquire(False) and lock.locked() and not lock.acquire(timeout=0.001)
         lock.release()
         for wrong in (lambda: lock.release(), lambda: lock.acquire(False, 1), lambda: lock.acquire(True, -2),
-                      lambda: lock.acquire(1, 2, 3),                      lambda: lock.acquire(wrong=1), lambda: lock.acquire(timeout="1"), lambda: lock.acquire(timeout=1e20)):
+                      lambda: lock.acquire(1, 2, 3),
+                      lambda: lock.acquire(wrong=1), lambda: lock.acquire(timeout="1"), lambda: lock.acquire(timeout=1e20)):
             try: wrong()
             except (RuntimeError, ValueError, TypeError, OverflowError): assert not lock.locked()
             else: raise SystemExit("not refused")
