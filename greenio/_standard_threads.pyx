@@ -23,7 +23,8 @@ from libc.stdint cimport int64_t
 from posix.unistd cimport getpid
 from posix.types cimport pid_t
 
-from greenio._scheduler cimport NEVER, PARKED, Fiber, Scheduler, current_scheduler_or_none
+from greenio._scheduler cimport (
+    GREENIO_TIMER_NONE, INTERRUPTED, NEVER, PARKED, READY, RUNNING, WOKEN, Fiber, Scheduler, current_scheduler_or_none)
 from greenio._switch cimport BaseFiber, PyThreadState, checked_stack_bytes, prepare
 from greenio._waiting cimport (
     AGAIN, SERVED, TOO_LATE, Line, Outcome, Place, deadline_after, line_length, serve, serve_all, stand_in_line)
@@ -214,6 +215,47 @@ cdef inline bint try_lock(object self) except -1:
     return greenio_method_call(&original_acquire, self, <PyObject *>NOT_BLOCKING, NULL) is True
 
 
+cdef Outcome stand(Line *line, Place *place, Scheduler scheduler, object lock, int64_t deadline_ns) except *:
+    # In line for a lock. Also on top of the idle loop, for a signal handler or a destructor: they log, and a handler's lock may be held
+    # by a fiber that is parked. The fiber whose stack the loop is on runs for as long, as it does for a destructor that parks
+    # within a park of its own, and looks again at what it waits for when the loop has ended.
+    cdef Fiber host
+    if scheduler is None or not scheduler.hosting:
+        return stand_in_line(line, place, scheduler, "lock acquire", lock, deadline_ns)
+    host = <Fiber>scheduler.current
+    if host.run_state not in (PARKED, READY):      # DONE: nothing of it can be parked; park() says so
+        return stand_in_line(line, place, scheduler, "lock acquire", lock, deadline_ns)
+    if host.run_state == READY:
+        # Out of the run queue, where it is the only reason for the loop to end.
+        return stand_as_host(line, place, scheduler, host, lock, deadline_ns, True)
+    return stand_as_host(line, place, scheduler, host, lock, deadline_ns, False)
+
+
+cdef Outcome stand_as_host(
+        Line *line, Place *place, Scheduler scheduler, Fiber host, object lock, int64_t deadline_ns, bint queued) except *:
+    cdef object reason = host.wait_reason
+    cdef object waiting_on = host.waiting_on
+    cdef int64_t outer_deadline_ns = host.deadline_ns
+    if queued:
+        scheduler.bring_forward(host)
+        scheduler.ring_head += 1
+    elif host.timer != GREENIO_TIMER_NONE:
+        scheduler.disarm(host)
+    host.run_state = RUNNING
+    host.shield += 1                 # what interrupts it is for what it waits for
+    scheduler.hosting = False
+    try:
+        return stand_in_line(line, place, scheduler, "lock acquire", lock, deadline_ns)
+    finally:
+        scheduler.hosting = True
+        host.shield -= 1
+        host.wait_reason = reason
+        host.waiting_on = waiting_on
+        host.deadline_ns = outer_deadline_ns
+        host.wake = INTERRUPTED if host.interrupts and not host.shield else WOKEN
+        scheduler.push(<PyObject *>host)
+
+
 cdef bint wait_for_lock(object self, Scheduler scheduler, int64_t deadline_ns) except -1:
     # True: the lock is the caller's.
     cdef WaitingLine line
@@ -230,7 +272,7 @@ cdef bint wait_for_lock(object self, Scheduler scheduler, int64_t deadline_ns) e
                 return True
             if outcome == TOO_LATE:
                 return False
-            outcome = stand_in_line(&line.line, &place, scheduler, "lock acquire", self, deadline_ns)
+            outcome = stand(&line.line, &place, scheduler, self, deadline_ns)
         finally:
             leave_line(self, line)
         if outcome == SERVED and place.outcome == OWNED:
@@ -317,7 +359,7 @@ cdef bint wait_for_rlock(object self, unsigned long me, Scheduler scheduler, int
                 return True
             if outcome == TOO_LATE:
                 return False
-            outcome = stand_in_line(&line.line, &place, scheduler, "lock acquire", self, deadline_ns)
+            outcome = stand(&line.line, &place, scheduler, self, deadline_ns)
         finally:
             leave_line(self, line)
         if outcome == SERVED and place.outcome == OWNED:
@@ -677,7 +719,7 @@ cdef object original_set_name = getattr(_thread, "set_name", None)
 cdef enum HandleState:
     NOT_STARTED
     STARTING
-    RUNNING
+    AT_WORK
     ENDED
 
 
@@ -712,7 +754,7 @@ cdef class ThreadHandle:
                 deadline_ns = deadline_after(scheduler, float(timeout))
         if self.state == NOT_STARTED:
             raise RuntimeError("thread not started")
-        if self.state != ENDED and self.state == RUNNING and self.thread_ident == my_ident():
+        if self.state != ENDED and self.state == AT_WORK and self.thread_ident == my_ident():
             raise RuntimeError("Cannot join current thread")
         if scheduler is not None:
             scheduler.check()
@@ -780,7 +822,9 @@ cdef unsigned long launch(Scheduler scheduler, object function, tuple arguments,
     thread.keywords = keywords
     thread.handle = handle
     try:
-        fiber = scheduler.make(thread, (), name if isinstance(name, str) else None, thread_stack_bytes, None)
+        # Surrogates are for the kernel's sake; a dump is UTF-8.
+        fiber = scheduler.make(
+            thread, (), name.encode("utf-8", "replace").decode() if isinstance(name, str) else None, thread_stack_bytes, None)
     except RunFinishedError:
         raise RuntimeError("can't create new thread at interpreter shutdown") from None
     fiber.context_variables = PyContext_New()     # a thread inherits none; 3.14's Thread sees to what it does inherit
@@ -798,7 +842,7 @@ cdef unsigned long launch(Scheduler scheduler, object function, tuple arguments,
     if handle is not None:
         handle.fiber = fiber
         handle.thread_ident = fiber.core.thread_state.thread_id
-        handle.state = RUNNING
+        handle.state = AT_WORK
     return fiber.core.thread_state.thread_id
 
 
@@ -879,7 +923,7 @@ def make_thread_handle(ident, /):
     if not isinstance(ident, int):
         raise TypeError("ident must be an integer")
     handle.thread_ident = ident
-    handle.state = RUNNING
+    handle.state = AT_WORK
     return handle
 
 

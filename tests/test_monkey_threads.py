@@ -494,3 +494,43 @@ def test_a_signal_handler_logs_on_top_of_the_idle_loop(number):
         time.sleep(0.02)
     """)
     assert text == "handled\n"
+
+
+def test_a_signal_handler_waits_on_top_of_the_idle_loop_for_a_lock_that_a_parked_fiber_holds():
+    text = check("""
+        logging.basicConfig(format="%(message)s", stream=sys.stdout)
+        handler = logging.getLogger().handlers[0]
+        plain, order = threading.Lock(), []
+        def holds():
+            with handler.lock, plain:
+                signal.setitimer(signal.ITIMER_REAL, 0.005)
+                time.sleep(0.05)
+                order.append("released")
+        def handles(*_):
+            logging.warning("logged")
+            with plain: order.append("handled")
+        signal.signal(signal.SIGALRM, handles)
+        for wait in (lambda: time.sleep(0.2), lambda: threading.Event().wait(0.2), lambda: thread.join()):
+            order.clear()
+            thread = threading.Thread(target=holds); thread.start()
+            wait()
+            assert order == ["released", "handled"], order
+            thread.join()
+        def parked():
+            with greenio.move_on_after(0.02) as scope: time.sleep(60)
+            order.append(scope.cancelled_caught)
+        scoped = threading.Thread(target=parked); scoped.start()
+        thread = threading.Thread(target=holds); thread.start()
+        thread.join(); scoped.join()
+        time.sleep(0.001)
+        assert sorted(map(str, order[2:])) == ["True", "handled", "released"], order
+    """)
+    assert text == "logged\n" * 4
+
+
+def test_a_thread_may_have_any_name():
+    check("""
+        for name in ("\\udcff", "a\\0b", "", "x" * 1000):
+            thread = threading.Thread(target=int, name=name); thread.start(); thread.join()
+            assert thread.name == (name or thread.name)
+    """)
