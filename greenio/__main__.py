@@ -1,8 +1,8 @@
 """python -m greenio [options] script.py args ...: an unchanged program, run as fibers.
 
-Everything is patched (greenio.monkey) and the program runs as `__main__` in the main fiber, as `python script.py args ...` would run it:
-sys.argv, sys.path, the attributes of `__main__`, exit status, tracebacks, warnings, the interpreter's own options. `-m module`, `-c
-command`, a folder or zip file with a __main__.py, and `-` or nothing for the standard input are there too.
+Everything is patched (greenio.monkey) and the program runs as `__main__` in the main fiber, as `python script.py args ...` would run
+it: sys.argv, sys.path, the attributes of `__main__`, exit status, tracebacks, warnings, the interpreter's own options. `-m module`,
+`-c command`, a folder or zip file with a __main__.py, and `-` or nothing for the standard input are there too.
 
 The program must not see that it was called from here. So it runs with nothing on the interpreter's chain of frames, and its
 `__main__` is a new module. runpy.run_path was not taken: it leaves frames in tracebacks, and what it runs cannot be pickled.
@@ -18,7 +18,7 @@ import argparse
 import os
 import types
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 USAGE = """python -m greenio [run] [options] script.py [argument ...]
        python -m greenio [run] [options] -m module [argument ...]
@@ -116,9 +116,7 @@ def greenio_version() -> str:
 
 def split_arguments(arguments: list[str], parser: argparse.ArgumentParser) -> tuple[list[str], Program]:
     """The options, and the program with all that follows it."""
-    with_value = {
-        name for action in parser._actions for name in action.option_strings if action.nargs != 0 and not action.const
-    }
+    with_value = {name for action in parser._actions if action.nargs != 0 for name in action.option_strings}
     index = 0
     while index < len(arguments):
         each = arguments[index]
@@ -269,22 +267,28 @@ def remember_lines(code: types.CodeType, text: str) -> None:
 
 def run_program(run: Callable[[], object], names: dict[str, Any], named: bool) -> None:
     """Run it to its end, and report what leaves it as the interpreter does."""
-    from greenio._outermost import print_outermost
+    from greenio._outermost import FILE_GOES_FIRST, print_outermost
+
+    def forget_file() -> None:
+        if named:
+            names.pop("__file__", None)
+            names.pop("__cached__", None)
 
     raised: BaseException | None = None
     try:
         run()
     except BaseException as error:
         raised = without_our_frames(error)
+    if FILE_GOES_FIRST:
+        forget_file()
     goes_on = bool(sys.flags.inspect or (not sys.flags.ignore_environment and os.environ.get("PYTHONINSPECT")))
     if isinstance(raised, SystemExit) and not sys.flags.inspect:
         raise raised
     if raised is not None:
+        if not sys.flags.dev_mode:
+            leave_out_stand_ins(raised)
         print_outermost(raised)
-    if named:
-        # It goes on interactively, and atexit's functions run, without it.
-        names.pop("__file__", None)
-        names.pop("__cached__", None)
+    forget_file()  # an interactive session and atexit's functions run without it
     if isinstance(raised, KeyboardInterrupt):
         raised = None
         note_interrupt()
@@ -304,6 +308,35 @@ def without_our_frames(error: BaseException) -> BaseException:
     return error.with_traceback(traceback)
 
 
+def leave_out_stand_ins(error: BaseException) -> None:
+    """End tracebacks where the program calls what blocks in the standard library: there that has no frames, and ours has.
+
+    Not for errors of greenio's own. Python's development mode (-X dev) shows all of them.
+    """
+    from greenio import GreenioError
+
+    seen: set[int] = set()
+    todo: list[BaseException | None] = [error]
+    while todo:
+        each = todo.pop()
+        if each is None or id(each) in seen or isinstance(each, GreenioError):
+            continue
+        seen.add(id(each))
+        todo += [each.__cause__, each.__context__]
+        last = None  # the innermost entry that is not ours
+        traceback = each.__traceback__
+        while traceback is not None:
+            if not is_stand_in(traceback.tb_frame.f_code.co_filename):
+                last = traceback
+            traceback = traceback.tb_next
+        if last is not None:
+            last.tb_next = None
+
+
+def is_stand_in(file: str) -> bool:
+    return file.startswith((os.path.join(os.path.dirname(__file__), ""), "greenio/"))
+
+
 def note_interrupt() -> None:
     """Let the interpreter die of SIGINT in the end, as it does after an unhandled KeyboardInterrupt: exec of text notes it."""
     try:
@@ -320,18 +353,14 @@ def patch(parser: argparse.ArgumentParser, only: list[str] | None, without: list
 
     if only is not None and without is not None:
         parser.error("--patch and --no-patch exclude each other")
-    for name in [*(only or ()), *(without or ())]:
-        if name != "all" and not hasattr(monkey, function_for(name)):
-            parser.error(f"argument {'--patch' if only else '--no-patch'}: greenio does not patch {name}")
-    if only is not None and "all" not in only:
-        for name in only:
-            getattr(monkey, function_for(name))()
-    elif without is None or "all" not in without:
-        monkey.patch_all(**dict.fromkeys(without or (), False))
-
-
-def function_for(module: str) -> str:
-    return f"patch_{module.replace('.', '_')}"
+    option = "--patch" if only is not None else "--no-patch"
+    try:
+        if only is not None and "all" not in only:
+            monkey.patch_only(only)
+        elif without is None or "all" not in without:
+            monkey.patch_all(**dict.fromkeys(without or (), False))
+    except TypeError as error:
+        parser.error(f"argument {option}: {error}")
 
 
 def run_command(arguments: list[str]) -> None:
@@ -374,10 +403,10 @@ def begin_interactive() -> None:
         def begin() -> None:
             os.environ.pop("PYTHONINSPECT", None)  # it is for this process
             if hook is not None:
-                sys.__interactivehook__ = hook  # type: ignore[attr-defined]
+                sys.__interactivehook__ = hook
                 hook()
 
-        sys.__interactivehook__ = begin  # type: ignore[attr-defined]
+        sys.__interactivehook__ = begin
     if not sys.flags.quiet:
         print(f"Python {sys.version} on {sys.platform}, greenio", file=sys.stderr)
 
@@ -385,14 +414,13 @@ def begin_interactive() -> None:
 COMMANDS: dict[str, Callable[[list[str]], None]] = {"run": run_command}
 
 
-def main() -> NoReturn | None:
+def main() -> None:
     arguments = sys.argv[1:]
     command = COMMANDS.get(arguments[0]) if arguments else None
     if command is not None:
         command(arguments[1:])
     else:
         run_command(arguments)
-    return None
 
 
 if __name__ == "__main__":

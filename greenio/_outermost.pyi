@@ -6,6 +6,7 @@ _Result = TypeVar("_Result")
 _Arguments = TypeVarTuple("_Arguments")
 
 COMMAND_IS_DEDENTED: Final[bool]
+FILE_GOES_FIRST: Final[bool]
 
 def call_outermost(fn: Callable[[*_Arguments], _Result], *args: *_Arguments) -> _Result: ...
 def run_file(fd: int, name: str, globals: dict[str, Any]) -> None: ...

@@ -15,9 +15,11 @@ cdef extern from "pystate/outermost.h":
     object greenio_outermost_file(FILE *file, const char *name, object globals)
     object greenio_outermost_print(object exception)
     bint GREENIO_COMMAND_IS_DEDENTED
+    bint GREENIO_FILE_GOES_FIRST
 
 
 COMMAND_IS_DEDENTED = bool(GREENIO_COMMAND_IS_DEDENTED)  # `python -c` does that on this version
+FILE_GOES_FIRST = bool(GREENIO_FILE_GOES_FIRST)  # a script's __file__, before what it raised is reported
 
 
 def call_outermost(fn, *args):

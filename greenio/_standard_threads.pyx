@@ -20,13 +20,22 @@ cimport cython
 from cpython.exc cimport PyErr_CheckSignals, PyErr_Clear, PyErr_ExceptionMatches, PyErr_Occurred
 from cpython.ref cimport PyObject, Py_XDECREF
 from libc.stdint cimport int64_t
+from posix.unistd cimport getpid
+from posix.types cimport pid_t
 
-from greenio._scheduler cimport NEVER, Fiber, Scheduler, current_scheduler_or_none
+from greenio._scheduler cimport (
+    GREENIO_TIMER_NONE, INTERRUPTED, NEVER, PARKED, READY, RUNNING, WOKEN, Fiber, Scheduler, current_scheduler_or_none)
 from greenio._switch cimport BaseFiber, PyThreadState, checked_stack_bytes, prepare
 from greenio._waiting cimport (
     AGAIN, SERVED, TOO_LATE, Line, Outcome, Place, deadline_after, line_length, serve, serve_all, stand_in_line)
 
 from greenio._errors import Cancelled, DeadlockError, RunFinishedError
+
+cdef extern from *:
+    """
+    typedef PyObject *(*greenio_handler)(PyObject *self, PyObject *arguments, PyObject *keywords);
+    static greenio_handler greenio_handlers[16];     /* for method_defs.h */
+    """
 
 cdef extern from "method_defs.h":
     enum:
@@ -56,6 +65,7 @@ cdef extern from "Python.h":
     PyThreadState *PyThreadState_Get()
     unsigned long PyThread_get_thread_ident()
     object PyContext_New()
+    int PyThreadState_SetAsyncExc(unsigned long ident, object exception) except -1
     PyObject *PyObject_Call(PyObject *function, PyObject *arguments, PyObject *keywords)
     int PyArg_ParseTupleAndKeywords(PyObject *arguments, PyObject *keywords, const char *format, char **names, ...)
 
@@ -86,6 +96,8 @@ cdef extern from *:
     void greenio_write_unraisable(PyObject *function)
 
 cdef enum:
+    NAME_BYTES = 15                    # of a thread, for the kernel
+    HIGHEST_NATIVE_ID = 1 << 22        # PID_MAX_LIMIT of the kernel, on 64 bits
     OWNED = 0                  # Place.outcome: the lock is the waiter's
     LOOK_AGAIN = 1             # it has to try for itself
 
@@ -103,6 +115,8 @@ cdef greenio_method original_release
 cdef greenio_method original_rlock_acquire
 cdef greenio_method original_rlock_release
 cdef greenio_method original_count
+cdef greenio_method original_locked
+cdef greenio_method original_size
 cdef greenio_method original_release_save
 cdef greenio_method original_get
 cdef greenio_method original_get_nowait
@@ -112,8 +126,6 @@ cdef greenio_method original_interrupt
 cdef Py_ssize_t owner_offset = 0           # of an RLock's owner, an unsigned long, in the object
 
 cdef object Lock = _thread.LockType
-cdef object lock_locked = _thread.LockType.locked
-cdef object queue_size = _queue.SimpleQueue.qsize
 cdef tuple NOT_BLOCKING = (False,)
 cdef object trial_lock = _thread.allocate_lock()     # free: takes and checks arguments
 cdef object trial_queue = _queue.SimpleQueue()
@@ -123,6 +135,7 @@ cdef dict lines = {}                       # by address of a lock or queue: its 
 cdef set blocking_threads = set()          # idents of OS threads that wait for locks by blocking, whatever runs on them
 cdef dict ending = {}                      # by address of an OS thread's sentinel lock: whether the thread is about to release it
 cdef unsigned long forking_thread = 0      # while hooks around a fork run: the OS thread,
+cdef pid_t forking_process = 0             # its process
 cdef unsigned long forking_ident = 0       # and the ident of its fiber
 cdef unsigned long main_ident = 0          # in a child that a fiber forked: its ident; else 0
 
@@ -130,8 +143,7 @@ cdef unsigned long main_ident = 0          # in a child that a fiber forked: its
 @cython.final
 @cython.no_gc
 cdef class WaitingLine:
-    cdef Line line
-    cdef Py_ssize_t users
+    """Who waits for a lock or a queue."""
 
 
 cdef inline size_t address(object thing) noexcept:
@@ -163,7 +175,15 @@ cdef inline Scheduler scheduler_here():
     # None: whoever waits here blocks the OS thread.
     if blocking_threads and PyThread_get_thread_ident() in blocking_threads:
         return None
+    if forking_thread and getpid() != forking_process:
+        return None    # hooks in a forked child: the other fibers are still there to see, and must not run
     return current_scheduler_or_none()
+
+
+cdef inline void spend(Scheduler scheduler) noexcept:
+    # One more operation without a wait. Not between a fork's hooks.
+    if scheduler is not None and forking_thread == 0:
+        scheduler.spend()
 
 
 # --- locks -----------------------------------------------------------------------------------------------------------
@@ -195,6 +215,47 @@ cdef inline bint try_lock(object self) except -1:
     return greenio_method_call(&original_acquire, self, <PyObject *>NOT_BLOCKING, NULL) is True
 
 
+cdef Outcome stand(Line *line, Place *place, Scheduler scheduler, object lock, int64_t deadline_ns) except *:
+    # In line for a lock. Also on top of the idle loop, for a signal handler or a destructor: they log, and a handler's lock may be held
+    # by a fiber that is parked. The fiber whose stack the loop is on runs for as long, as it does for a destructor that parks
+    # within a park of its own, and looks again at what it waits for when the loop has ended.
+    cdef Fiber host
+    if scheduler is None or not scheduler.hosting:
+        return stand_in_line(line, place, scheduler, "lock acquire", lock, deadline_ns)
+    host = <Fiber>scheduler.current
+    if host.run_state not in (PARKED, READY):      # DONE: nothing of it can be parked; park() says so
+        return stand_in_line(line, place, scheduler, "lock acquire", lock, deadline_ns)
+    if host.run_state == READY:
+        # Out of the run queue, where it is the only reason for the loop to end.
+        return stand_as_host(line, place, scheduler, host, lock, deadline_ns, True)
+    return stand_as_host(line, place, scheduler, host, lock, deadline_ns, False)
+
+
+cdef Outcome stand_as_host(
+        Line *line, Place *place, Scheduler scheduler, Fiber host, object lock, int64_t deadline_ns, bint queued) except *:
+    cdef object reason = host.wait_reason
+    cdef object waiting_on = host.waiting_on
+    cdef int64_t outer_deadline_ns = host.deadline_ns
+    if queued:
+        scheduler.bring_forward(host)
+        scheduler.ring_head += 1
+    elif host.timer != GREENIO_TIMER_NONE:
+        scheduler.disarm(host)
+    host.run_state = RUNNING
+    host.shield += 1                 # what interrupts it is for what it waits for
+    scheduler.hosting = False
+    try:
+        return stand_in_line(line, place, scheduler, "lock acquire", lock, deadline_ns)
+    finally:
+        scheduler.hosting = True
+        host.shield -= 1
+        host.wait_reason = reason
+        host.waiting_on = waiting_on
+        host.deadline_ns = outer_deadline_ns
+        host.wake = INTERRUPTED if host.interrupts and not host.shield else WOKEN
+        scheduler.push(<PyObject *>host)
+
+
 cdef bint wait_for_lock(object self, Scheduler scheduler, int64_t deadline_ns) except -1:
     # True: the lock is the caller's.
     cdef WaitingLine line
@@ -211,7 +272,7 @@ cdef bint wait_for_lock(object self, Scheduler scheduler, int64_t deadline_ns) e
                 return True
             if outcome == TOO_LATE:
                 return False
-            outcome = stand_in_line(&line.line, &place, scheduler, "lock acquire", self, deadline_ns)
+            outcome = stand(&line.line, &place, scheduler, self, deadline_ns)
         finally:
             leave_line(self, line)
         if outcome == SERVED and place.outcome == OWNED:
@@ -219,19 +280,22 @@ cdef bint wait_for_lock(object self, Scheduler scheduler, int64_t deadline_ns) e
 
 
 cdef object lock_acquire(object self, PyObject *arguments, PyObject *keywords):
-    cdef Scheduler scheduler = current_scheduler_or_none()
+    cdef Scheduler scheduler = scheduler_here()
     cdef bint blocking
     cdef int64_t deadline_ns
     if blocking_threads and PyThread_get_thread_ident() in blocking_threads:
         return greenio_method_call(&original_acquire, self, arguments, keywords)
     read_acquire(arguments, keywords, &blocking, &deadline_ns, scheduler)
-    if scheduler is not None:
-        # Before, not after: if its turn is over, the fiber gives way without the lock. Whatever interrupts it waits until it has to
-        # park: code that was written for threads does not expect a free lock to raise.
-        scheduler.spend()
+    # Before, not after: if its turn is over, the fiber gives way without the lock. Whatever interrupts it waits until it has to
+    # park: code that was written for threads does not expect a free lock to raise.
+    spend(scheduler)
     if try_lock(self):
         return True
     return blocking and wait_for_lock(self, scheduler, deadline_ns)
+
+
+cdef inline bint is_locked(object self) except -1:
+    return greenio_method_call(&original_locked, self, NULL, NULL) is True
 
 
 cdef object lock_release(object self, PyObject *arguments, PyObject *keywords):
@@ -239,7 +303,7 @@ cdef object lock_release(object self, PyObject *arguments, PyObject *keywords):
     cdef Place *place
     if lines:
         line = lines.get(address(self))
-        if line is not None and lock_locked(self):
+        if line is not None and is_locked(self):
             place = serve(&line.line)
             if place is not NULL:
                 place.outcome = OWNED
@@ -295,7 +359,7 @@ cdef bint wait_for_rlock(object self, unsigned long me, Scheduler scheduler, int
                 return True
             if outcome == TOO_LATE:
                 return False
-            outcome = stand_in_line(&line.line, &place, scheduler, "lock acquire", self, deadline_ns)
+            outcome = stand(&line.line, &place, scheduler, self, deadline_ns)
         finally:
             leave_line(self, line)
         if outcome == SERVED and place.outcome == OWNED:
@@ -303,18 +367,18 @@ cdef bint wait_for_rlock(object self, unsigned long me, Scheduler scheduler, int
 
 
 cdef object rlock_acquire(object self, PyObject *arguments, PyObject *keywords):
-    cdef Scheduler scheduler = current_scheduler_or_none()
+    cdef Scheduler scheduler = scheduler_here()
     cdef bint blocking
     cdef int64_t deadline_ns
     cdef unsigned long me = my_ident()
     if blocking_threads and PyThread_get_thread_ident() in blocking_threads and me == PyThread_get_thread_ident():
         return greenio_method_call(&original_rlock_acquire, self, arguments, keywords)
     read_acquire(arguments, keywords, &blocking, &deadline_ns, scheduler)
-    if scheduler is not None and owner_of(self)[0] != me:
-        scheduler.spend()
+    if owner_of(self)[0] != me:
+        spend(scheduler)
     if try_rlock(self, me):
         return True
-    return blocking and wait_for_rlock(self, me, scheduler_here(), deadline_ns)
+    return blocking and wait_for_rlock(self, me, scheduler, deadline_ns)
 
 
 cdef bint hand_rlock_over(object self) except -1:
@@ -362,16 +426,25 @@ cdef object rlock_recursion_count(object self, PyObject *arguments, PyObject *ke
 
 
 cdef object rlock_release_save(object self, PyObject *arguments, PyObject *keywords):
-    cdef unsigned long owner = owner_of(self)[0]
+    cdef unsigned long *word = owner_of(self)
+    cdef unsigned long owner = word[0]
     cdef Py_ssize_t depth
-    if owner != 0 and lines and address(self) in lines:
+    if owner == 0:
+        return greenio_method_call(&original_release_save, self, NULL, NULL)   # which says what is wrong
+    if lines and address(self) in lines:
         depth = depth_of(self)
         while depth_of(self) > 1:
             release_once(self)
         if not hand_rlock_over(self):
             release_once(self)
         return depth, owner
-    return greenio_method_call(&original_release_save, self, NULL, NULL)
+    word[0] = PyThread_get_thread_ident()
+    try:
+        depth, _ = greenio_method_call(&original_release_save, self, NULL, NULL)
+    except BaseException:
+        word[0] = owner
+        raise
+    return depth, owner
 
 
 cdef object rlock_acquire_restore(object self, PyObject *arguments, PyObject *keywords):
@@ -457,8 +530,8 @@ cdef object queue_get(object self, PyObject *arguments, PyObject *keywords):
     if scheduler is None:
         return greenio_method_call(&original_get, self, arguments, keywords)
     read_get(arguments, keywords, &blocking, &deadline_ns, scheduler)
-    scheduler.spend()
-    while blocking and outcome != TOO_LATE and queue_size(self) == 0:
+    spend(scheduler)
+    while blocking and outcome != TOO_LATE and greenio_method_call(&original_size, self, NULL, NULL) == 0:
         line = line_of(self)
         place.item = NULL
         try:
@@ -469,9 +542,7 @@ cdef object queue_get(object self, PyObject *arguments, PyObject *keywords):
 
 
 cdef object queue_get_nowait(object self, PyObject *arguments, PyObject *keywords):
-    cdef Scheduler scheduler = scheduler_here()
-    if scheduler is not None:
-        scheduler.spend()
+    spend(scheduler_here())
     return greenio_method_call(&original_get_nowait, self, arguments, keywords)
 
 
@@ -508,7 +579,11 @@ cdef object interrupt(object self, PyObject *arguments, PyObject *keywords):
         greenio_method_call(&original_interrupt, self, arguments, keywords)
     except KeyboardInterrupt as error:
         error.__traceback__ = None
-        scheduler.throw_into_main(error)
+        if scheduler.main.run_state == PARKED:
+            scheduler.throw_into_main(error)
+        else:
+            # It goes on without a look at what interrupts it: as a signal does, at its next instruction.
+            PyThreadState_SetAsyncExc(scheduler.main.core.thread_state.thread_id, KeyboardInterrupt)
 
 
 # --- the change ------------------------------------------------------------------------------------------------------
@@ -524,6 +599,12 @@ cdef int add_row(object owner, str name, int handler, greenio_method *original) 
     if original is not NULL:
         original[0] = row.method
     row_count += 1
+    return 0
+
+
+cdef int find_method(object owner, str name, greenio_method *method) except -1:
+    if greenio_method_find(method, vars(owner)[name], <PyObject *>owner) < 0:
+        raise ImportError(f"{owner!r} has no {name} that could be called: this CPython is not known")
     return 0
 
 
@@ -630,24 +711,20 @@ cdef object original_handle = getattr(_thread, "_ThreadHandle", None)
 cdef object original_start_joinable = getattr(_thread, "start_joinable_thread", None)
 cdef object original_shutdown = getattr(_thread, "_shutdown", None)
 cdef object original_main_ident = getattr(_thread, "_get_main_thread_ident", None)
+cdef object original_native_id = _thread.get_native_id
+cdef object original_get_name = getattr(_thread, "_get_name", None)
 cdef object original_set_name = getattr(_thread, "set_name", None)
 
 
 cdef enum HandleState:
     NOT_STARTED
     STARTING
-    RUNNING
+    AT_WORK
     ENDED
 
 
 cdef class ThreadHandle:
     """_thread._ThreadHandle, of a thread that is a fiber, or, started on an OS thread without fibers, of one of the system's."""
-
-    cdef int state
-    cdef unsigned long thread_ident
-    cdef Fiber fiber
-    cdef object native              # the real handle of an OS thread
-    cdef Line line                  # in join()
 
     @property
     def ident(self):
@@ -677,7 +754,7 @@ cdef class ThreadHandle:
                 deadline_ns = deadline_after(scheduler, float(timeout))
         if self.state == NOT_STARTED:
             raise RuntimeError("thread not started")
-        if self.state != ENDED and self.state == RUNNING and self.thread_ident == my_ident():
+        if self.state != ENDED and self.state == AT_WORK and self.thread_ident == my_ident():
             raise RuntimeError("Cannot join current thread")
         if scheduler is not None:
             scheduler.check()
@@ -706,13 +783,7 @@ cdef class ThreadHandle:
 
 @cython.final
 cdef class FiberThread:
-    # What a thread's fiber calls.
-    cdef object function
-    cdef object arguments
-    cdef object keywords
-    cdef ThreadHandle handle
-    cdef object sentinel            # a lock, held until the thread has ended; or None
-    cdef unsigned int process
+    """What a thread's fiber calls."""
 
     def __call__(self):
         global threads_alive
@@ -734,7 +805,7 @@ cdef class FiberThread:
         threads_alive -= 1
         if self.sentinel is not None:
             sentinel, self.sentinel = self.sentinel, None
-            if lock_locked(sentinel):
+            if is_locked(sentinel):
                 lock_release(sentinel, NULL, NULL)
         if self.handle is not None:
             self.handle.end()
@@ -751,7 +822,9 @@ cdef unsigned long launch(Scheduler scheduler, object function, tuple arguments,
     thread.keywords = keywords
     thread.handle = handle
     try:
-        fiber = scheduler.make(thread, (), name if isinstance(name, str) else None, thread_stack_bytes, None)
+        # Surrogates are for the kernel's sake; a dump is UTF-8.
+        fiber = scheduler.make(
+            thread, (), name.encode("utf-8", "replace").decode() if isinstance(name, str) else None, thread_stack_bytes, None)
     except RunFinishedError:
         raise RuntimeError("can't create new thread at interpreter shutdown") from None
     fiber.context_variables = PyContext_New()     # a thread inherits none; 3.14's Thread sees to what it does inherit
@@ -769,7 +842,7 @@ cdef unsigned long launch(Scheduler scheduler, object function, tuple arguments,
     if handle is not None:
         handle.fiber = fiber
         handle.thread_ident = fiber.core.thread_state.thread_id
-        handle.state = RUNNING
+        handle.state = AT_WORK
     return fiber.core.thread_state.thread_id
 
 
@@ -850,7 +923,7 @@ def make_thread_handle(ident, /):
     if not isinstance(ident, int):
         raise TypeError("ident must be an integer")
     handle.thread_ident = ident
-    handle.state = RUNNING
+    handle.state = AT_WORK
     return handle
 
 
@@ -899,6 +972,23 @@ def get_ident():
     return my_ident()
 
 
+def get_native_id():
+    """The kernel's number of this OS thread; of a fiber that is not the main one, a number that no thread of the kernel has.
+
+    It is unique in the process while the fiber lives, which is what programs want of it.
+    """
+    cdef Scheduler scheduler = current_scheduler_or_none()
+    if scheduler is None or scheduler.current is <PyObject *>scheduler.main:
+        return original_native_id()
+    return HIGHEST_NATIVE_ID + (<Fiber>scheduler.current).id
+
+
+def runs_thread():
+    """Whether the running fiber was made for a thread."""
+    cdef Scheduler scheduler = current_scheduler_or_none()
+    return scheduler is not None and isinstance((<BaseFiber>scheduler.current).function, FiberThread)
+
+
 def get_main_thread_ident():
     """The ident of the main thread; in a child that another one forked, its own."""
     if forking_thread and forking_thread == PyThread_get_thread_ident():
@@ -945,12 +1035,26 @@ MAX_STACK_BYTES = find_bound(1 << 40, False)
 
 
 def set_name(name, /):
-    """_thread.set_name: names the OS thread, but not for one of its fibers."""
+    """_thread.set_name: the name is for the kernel, which does not know fibers: a thread that is one has it for get_name() only."""
     cdef Scheduler scheduler = current_scheduler_or_none()
     if scheduler is None or scheduler.current is <PyObject *>scheduler.main:
         original_set_name(name)
-    elif not isinstance(name, str):
+        return
+    if not isinstance(name, str):
         raise TypeError(f"set_name() argument 'name' must be str, not {type(name).__name__}")
+    running = (<BaseFiber>scheduler.current).function
+    if isinstance(running, FiberThread):
+        (<FiberThread>running).system_name = name.encode(sys.getfilesystemencoding(), "replace")[:NAME_BYTES].partition(b"\0")[0]
+
+
+def get_name():
+    """_thread._get_name: what set_name() was given, as much of it as the kernel takes."""
+    cdef Scheduler scheduler = current_scheduler_or_none()
+    if scheduler is not None and scheduler.current is not <PyObject *>scheduler.main:
+        running = (<BaseFiber>scheduler.current).function
+        if isinstance(running, FiberThread) and (<FiberThread>running).system_name is not None:
+            return os.fsdecode((<FiberThread>running).system_name)
+    return original_get_name()
 
 
 def join_fiber_threads():
@@ -978,8 +1082,9 @@ def runs_as_fiber(handle):
 
 
 def _before_fork():
-    global forking_thread, forking_ident
+    global forking_thread, forking_process, forking_ident
     forking_ident = my_ident()
+    forking_process = getpid()
     forking_thread = PyThread_get_thread_ident()
 
 
@@ -1024,6 +1129,8 @@ def _set_up():
     greenio_handlers[GREENIO_QUEUE_PUT] = queue_put
     greenio_handlers[GREENIO_QUEUE_PUT_NOWAIT] = queue_put_nowait
     greenio_handlers[GREENIO_INTERRUPT] = interrupt
+    find_method(lock, "locked", &original_locked)
+    find_method(queue, "qsize", &original_size)
     add_row(lock, "acquire", GREENIO_LOCK_ACQUIRE, &original_acquire)
     add_row(lock, "acquire_lock", GREENIO_LOCK_ACQUIRE, NULL)
     add_row(lock, "__enter__", GREENIO_LOCK_ACQUIRE, NULL)

@@ -68,7 +68,7 @@ _MODULES = (
     "subprocess",
     "multiprocessing",
     "sqlite3",
-)
+)  # fmt: skip
 
 # A Thread is made of what _thread has: neither is patched without the other.
 _TOGETHER = frozenset({"_thread", "threading"})

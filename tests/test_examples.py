@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from child import environment
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SECONDS = 60  # the time limit of a child process; far above what it needs
@@ -248,3 +249,24 @@ def test_line_server_answers_and_drains(tmp_path: Path, tls: bool, ended_by: sig
                 child.send_signal(ended_by)
                 out, err = child.communicate(timeout=SECONDS)
         assert (out, err, child.returncode) == ("0 finished, 1 cut off\n", "", 0)
+
+
+@pytest.mark.slow
+def test_an_unchanged_program_needs_no_os_threads() -> None:
+    def os_threads(*options: str) -> int:
+        done = subprocess.run(
+            [sys.executable, *options, EXAMPLES / "unchanged.py"],
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        found = re.fullmatch(r"100 pages, (\d+) OS threads\n", done.stdout)
+        assert found, done.stdout
+        return int(found[1])
+
+    assert os_threads() > 50
+    assert os_threads("-m", "greenio") < 20

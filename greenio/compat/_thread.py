@@ -18,7 +18,9 @@ _STAND_INS: dict[str, Any] = {
     "_get_main_thread_ident": stand_ins.get_main_thread_ident,
     "_count": stand_ins.count_threads,
     "get_ident": stand_ins.get_ident,
+    "get_native_id": stand_ins.get_native_id,
     "set_name": stand_ins.set_name,
+    "_get_name": stand_ins.get_name,
     "stack_size": stand_ins.stack_size,
 }
 
@@ -27,6 +29,8 @@ def apply(patch: Patch) -> None:
     """Make the replacements."""
     for name, stand_in in _STAND_INS.items():
         if hasattr(_thread, name):
+            if not isinstance(stand_in, type):
+                stand_in.__module__ = "_thread"
             patch.replace(_thread, name, stand_in, everywhere=True)
     if (shutdown := getattr(_thread, "_shutdown", None)) is not None:
 

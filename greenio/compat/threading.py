@@ -28,6 +28,15 @@ def join(self: threading.Thread, timeout: float | None = None) -> None:
         # One that is not there any more has done all but leave: that takes no time.
         if active.get(self.ident) is self and not ending.wait(timeout):
             return
+    elif (
+        greenio.can_park()
+        and self is not threading.current_thread()
+        and (lock := getattr(self, "_tstate_lock", None)) is not None
+    ):
+        # The original takes whatever is raised while it waits for the thread's end.
+        if not lock.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
+            return
+        lock.release()
     _join(self, timeout)
 
 
@@ -57,7 +66,7 @@ def make_invoke_excepthook() -> Callable[[threading.Thread], None]:
 def dummy_init(self: Any) -> None:
     """As threading._DummyThread.__init__; of a fiber that is no thread, the object goes when the fiber ends."""
     _dummy_init(self)
-    if greenio.can_park():
+    if greenio.can_park() and not stand_ins.runs_thread():  # of those it keeps it, as ever
         fiber = greenio.current_fiber()
         if fiber is not fiber.scheduler.main:
             active: dict[int | None, threading.Thread] = vars(threading)["_active"]

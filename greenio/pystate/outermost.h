@@ -48,6 +48,9 @@ static inline struct _PyInterpreterFrame *greenio_outermost_base(PyThreadState *
 /* `python -c` takes away what all lines are indented by. */
 #define GREENIO_COMMAND_IS_DEDENTED (PY_VERSION_HEX >= 0x030E0000)
 
+/* A script's __file__ is gone when its exception is reported; before, only when it has been. */
+#define GREENIO_FILE_GOES_FIRST (PY_VERSION_HEX >= 0x030E0000)
+
 static inline struct greenio_callers greenio_callers_hide(void)
 {
     PyThreadState *state = PyThreadState_Get();

@@ -154,7 +154,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--only-failing", action="store_true", help="only what passed plain and not under greenio the last time")
     add("--no-second-try", action="store_true", help="do not run what fails once more by itself")
     add("--from-store", action="store_true", help="run nothing; judge the results that are kept")
-    add("--part", metavar="I/N", help="only every Nth of the modules, from the Ith on, counted from 0")
+    add("--slow-part", metavar="I/N", help="of the slow modules only every Nth, from the Ith on, counted from 0")
     add("--write-score", action="store_true", help="write docs/stdlib-score.md from all results that are kept")
     add("--list", action="store_true", help="list groups, modules and what is expected not to pass")
     add("-v", "--verbose", action="store_true", help="print the tracebacks of what fails unexpectedly")
@@ -165,9 +165,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     try:
         options.names = modules.chosen_names(options.names)
-        if options.part:
-            index, count = map(int, options.part.split("/"))
-            options.names = options.names[index % count :: count]
+        if options.slow_part:
+            index, count = map(int, options.slow_part.split("/"))
+            in_turn = modules.SLOW[index % count :: count]
+            options.names = [name for name in options.names if name in in_turn or name not in modules.SLOW]
     except ValueError as error:
         parser.error(str(error))
     return options
@@ -230,8 +231,10 @@ def summarize(jobs: list[Job], entries: list[Entry], whole: bool) -> bool:
         if whole:
             used = {index for job in own for index in job.compared["greenio"].used}
             ran = [job.module for job in own]
-            for entry in unused(entries, used, ran, interpreter.version):
-                unexpected.append(f"{entry.id}: expected.toml speaks of no test that passes in the plain interpreter")
+            idle = unused(entries, used, ran, interpreter.version)
+            unexpected += [
+                f"{entry.id}: expected.toml speaks of no test that passes in the plain interpreter" for entry in idle
+            ]
         if unexpected:
             good = False
             print(f"CPython {interpreter.release}: {len(unexpected)} unexpected:")
@@ -254,8 +257,8 @@ def main(arguments: list[str]) -> int:
         chosen.modes = ["greenio", "gevent"] if options.gevent and interpreter.has_gevent else ["greenio"]
         for name in options.names:
             assert interpreter.suite is not None
-            for module in modules.find_modules(options.library or interpreter.suite, name):
-                jobs.append(Job(interpreter, module, chosen, entries))
+            found = modules.find_modules(options.library or interpreter.suite, name)
+            jobs += [Job(interpreter, module, chosen, entries) for module in found]
     if options.from_store:
         jobs = [job for job in jobs if (job.folder / "greenio" / f"{job.module}.json").exists()]
     printing = threading.Lock()

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .modules import NEVER
+
 ROOT = Path(__file__).resolve().parents[2]
 CHILD = Path(__file__).with_name("child.py")
 POLL = 0.05  # seconds
@@ -43,7 +45,7 @@ class Selection:
     matching: list[str] = field(default_factory=list)
 
     def as_json(self) -> str:
-        return json.dumps({"only": self.only, "without": self.without, "matching": self.matching})
+        return json.dumps({"only": self.only, "without": self.without, "matching": self.matching, "never": NEVER})
 
 
 @dataclass

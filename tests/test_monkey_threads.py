@@ -1,0 +1,536 @@
+"""greenio.monkey and threads: threads are fibers, locks and queues park, those that were there before as well."""
+
+import signal
+
+import pytest
+
+from tests.child import run_child
+
+START = """
+import _thread, contextvars, gc, logging, os, queue, signal, sys, threading, time, weakref
+import greenio, greenio.monkey
+"""
+
+
+def check(text: str, before: str = "", status: int | None = 0, flags: tuple[str, ...] = ("-W", "error")) -> str:
+    """Run *text* in a patched child; *before* before the patch. Returns the standard error's text."""
+    import textwrap
+
+    source = START + textwrap.dedent(before) + "\ngreenio.monkey.patch_all()\n" + textwrap.dedent(text)
+    child = run_child(source, status=status, flags=flags)
+    return child.stdout + child.stderr
+
+
+def test_a_thread_is_a_fiber_with_an_ident_of_its_own():
+    check("""
+        seen = []
+        def work(number):
+            me = threading.current_thread()
+            assert greenio.can_park() and me.ident == threading.get_ident() == _thread.get_ident() == greenio.current_fiber().ident
+            assert threading.get_ident() in sys._current_frames() and sys._current_frames()[threading.get_ident()] is sys._getframe()
+            assert me in threading.enumerate() and greenio.current_fiber().name == me.name
+            assert logging.LogRecord("x", 1, "f", 1, "m", (), None).thread == threading.get_ident()
+            gates[number].acquire()
+            seen.append(number)
+            if number: gates[number - 1].release()
+        gates = [threading.Lock() for _ in range(3)]
+        for gate in gates: gate.acquire()
+        threads = [threading.Thread(target=work, args=(n,), name=f"worker {n}") for n in range(3)]
+        for thread in threads: thread.start()
+        assert all(thread.is_alive() for thread in threads) and threading.active_count() == 4
+        assert len({thread.ident for thread in threads}) == len({thread.native_id for thread in threads}) == 3
+        assert _thread._count() == 3
+        gates[2].release()
+        for thread in threads: thread.join()
+        assert seen == [2, 1, 0] and threading.active_count() == 1 and _thread._count() == 0
+        assert not any(thread.is_alive() for thread in threads)
+        assert threading.main_thread().ident == threading.get_ident() == _thread.get_ident()
+    """)
+
+
+def test_join_waits_with_a_timeout_and_refuses_what_the_standard_one_refuses():
+    check("""
+        stop = threading.Event()
+        thread = threading.Thread(target=stop.wait)
+        try: thread.join()
+        except RuntimeError: pass
+        else: raise SystemExit("joined before its start")
+        thread.start()
+        thread.join(0.001); assert thread.is_alive()
+        thread.join(-1); assert thread.is_alive()
+        try: threading.current_thread().join()
+        except RuntimeError: pass
+        else: raise SystemExit("joined itself")
+        with greenio.move_on_after(0.001): thread.join()
+        assert thread.is_alive()
+        stop.set(); thread.join(); thread.join(); assert not thread.is_alive()
+        try: thread.start()
+        except RuntimeError: pass
+        else: raise SystemExit("started twice")
+    """)
+
+
+def test_a_failing_thread_goes_to_the_excepthook_once_and_to_nobody_else():
+    text = check("""
+        logging.basicConfig()
+        told = []
+        threading.excepthook = told.append
+        def fails(): raise ValueError("of purpose")
+        def leaves(): raise SystemExit(3)
+        for function in (fails, leaves):
+            thread = threading.Thread(target=function); thread.start(); thread.join()
+        assert [args.exc_type for args in told] == [ValueError, SystemExit] and told[0].thread is not None
+        threading.excepthook = threading.__excepthook__
+        thread = threading.Thread(target=fails, name="the failing one"); thread.start(); thread.join()
+        thread = threading.Thread(target=leaves); thread.start(); thread.join()
+        raw = []
+        sys.unraisablehook = raw.append
+        _thread.start_new_thread(fails, ())
+        _thread.start_new_thread(leaves, ())
+        time.sleep(0)
+        assert len(raw) == 1 and raw[0].exc_type is ValueError and "thread started by" in raw[0].err_msg
+        raw.clear()
+        del told, thread
+    """)
+    assert text.count("ValueError: of purpose") == 1
+    assert "Exception in thread the failing one" in text
+    assert "nobody asked" not in text
+
+
+def test_locks_made_and_bound_before_the_patch_park():
+    check(
+        """
+        lock.acquire()
+        order = []
+        def waiter(name, take, give):
+            take(); order.append(name); give()
+        threads = [
+            threading.Thread(target=waiter, args=("bound", acquire, release)),
+            threading.Thread(target=waiter, args=("with", lock.__enter__, lambda: lock.__exit__(None, None, None))),
+            threading.Thread(target=waiter, args=("keyword", lambda: lock.acquire(blocking=True, timeout=5), lock.release)),
+        ]
+        for thread in threads: thread.start()
+        time.sleep(0)
+        order.append("main"); release()
+        assert not lock.acquire(False)      # handed over: who releases and acquires in a loop keeps nobody out
+        for thread in threads: thread.join()
+        assert order == ["main", "bound", "with", "keyword"], order
+        assert lock.acquire(False) and lock.locked() and not lock.acquire(timeout=0.001)
+        lock.release()
+        for wrong in (lambda: lock.release(), lambda: lock.acquire(False, 1), lambda: lock.acquire(True, -2),
+                      lambda: lock.acquire(1, 2, 3),
+                      lambda: lock.acquire(wrong=1), lambda: lock.acquire(timeout="1"), lambda: lock.acquire(timeout=1e20)):
+            try: wrong()
+            except (RuntimeError, ValueError, TypeError, OverflowError): assert not lock.locked()
+            else: raise SystemExit("not refused")
+        """,
+        before="lock = threading.Lock(); acquire, release = lock.acquire, lock.release",
+    )
+
+
+def test_an_rlock_belongs_to_a_fiber():
+    check(
+        """
+        held.acquire(); assert held._is_owned() and held._recursion_count() == 3
+        order = []
+        def other():
+            assert not held._is_owned() and not held.acquire(False)
+            try: held.release()
+            except RuntimeError: order.append("refused")
+            with held, held:
+                order.append("other"); time.sleep(0.001)
+            order.append("released")
+        thread = threading.Thread(target=other); thread.start()
+        time.sleep(0.001)
+        for _ in range(3): order.append("main"); held.release()
+        assert not held._is_owned() and not held.acquire(False)
+        with held: order.append("again")
+        thread.join()
+        assert order == ["refused", "main", "main", "main", "other", "released", "again"], order
+        condition = threading.Condition(held)
+        def notify():
+            with condition: order.append("notify"); condition.notify()
+        with held, held:
+            thread = threading.Thread(target=notify); thread.start()
+            assert condition.wait(5) and held._is_owned() and held._recursion_count() == 2
+        thread.join()
+        assert "locked" in repr(held)
+        """,
+        before="held = threading.RLock(); held.acquire(); held.acquire()",
+    )
+
+
+def test_an_rlock_that_a_fiber_holds_when_it_patches_stays_its_own():
+    run_child(
+        START
+        + """
+import greenio.monkey as monkey
+lock = threading.RLock()
+def patches():
+    with lock:
+        greenio.yield_now()
+        monkey.patch_all()
+        assert lock._is_owned()
+        import http.client   # a module's lock, and what is imported inside
+    assert not lock._is_owned()
+def main():
+    fiber = greenio.spawn(patches); fiber.result()
+    assert lock.acquire(False)
+greenio.run(main)
+"""
+    )
+
+
+def test_a_cancelled_waiter_leaves_locks_and_conditions_in_order():
+    check("""
+        lock, condition = threading.Lock(), threading.Condition()
+        lock.acquire()
+        with greenio.move_on_after(0.001) as scope:
+            lock.acquire()
+        assert scope.cancelled_caught and lock.locked()
+        lock.release(); assert lock.acquire(False); lock.release()
+        with condition:
+            with greenio.move_on_after(0.001) as scope:
+                condition.wait()
+            assert scope.cancelled_caught and condition._is_owned()
+        for plain in (threading.Condition(threading.Lock()), threading.Condition(threading.RLock())):
+            def holds():
+                with plain: plain.notify(); time.sleep(0.003)
+            with plain:
+                thread = threading.Thread(target=holds); thread.start()
+                with greenio.move_on_after(0.001): plain.wait()
+                assert plain._is_owned()       # although the other one held it when the deadline came
+            thread.join()
+            assert plain.acquire(False); plain.release()
+        simple = queue.SimpleQueue()
+        with greenio.move_on_after(0.001): simple.get()
+        simple.put(1); assert simple.get() == 1
+    """)
+
+
+def test_simple_queues_made_before_park_and_serve_os_threads_and_fibers():
+    check(
+        """
+        order = []
+        def taker():
+            order.append(old.get())
+        threads = [threading.Thread(target=taker) for _ in range(3)]
+        for thread in threads: thread.start()
+        for number in range(3): put(number)
+        for thread in threads: thread.join()
+        assert order == [0, 1, 2]
+        for wrong, error in ((lambda: old.get(False), queue.Empty), (lambda: old.get_nowait(), queue.Empty),
+                             (lambda: old.get(timeout=0.001), queue.Empty), (lambda: old.get(timeout=-1), ValueError),
+                             (lambda: old.get(timeout=1e30), OverflowError), (lambda: old.get(1, 2, 3), TypeError)):
+            try: wrong()
+            except error: pass
+            else: raise SystemExit("not refused")
+        assert type(old) is queue.SimpleQueue
+        OSThread = greenio.monkey.get_original("threading", "Thread")
+        there, back = queue.SimpleQueue(), queue.Queue()
+        def echo():
+            assert not greenio.can_park()
+            for item in iter(there.get, None): back.put(item * 2)
+        thread = OSThread(target=echo); thread.start()
+        assert isinstance(thread, threading.Thread) and thread in threading.enumerate()
+        ticks = []
+        def ticker():
+            while thread.is_alive(): ticks.append(1); time.sleep(0.001)
+        threading.Thread(target=ticker).start()
+        for number in range(200):
+            there.put(number); assert back.get() == number * 2
+        there.put(None); thread.join(); assert not thread.is_alive() and ticks
+        """,
+        before="old = queue.SimpleQueue(); put = old.put",
+    )
+
+
+def test_locks_work_between_os_threads_and_fibers():
+    check("""
+        OSThread = greenio.monkey.get_original("threading", "Thread")
+        lock, rlock, total = threading.Lock(), threading.RLock(), [0, 0]
+        def work():
+            for _ in range(300):
+                with lock:
+                    before = total[0]; time.sleep(0); total[0] = before + 1
+                with rlock, rlock:
+                    before = total[1]; time.sleep(0); total[1] = before + 1
+        threads = [kind(target=work) for kind in (OSThread, threading.Thread) * 3]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        assert total == [1800, 1800], total
+        assert lock.acquire(False) and rlock.acquire(False)
+    """)
+
+
+def test_a_thread_started_on_an_os_thread_without_fibers_is_one():
+    check("""
+        seen = []
+        def outer():
+            inner = threading.Thread(target=lambda: seen.append((greenio.can_park(), threading.get_ident())))
+            inner.start(); inner.join(); assert not inner.is_alive()
+            time.sleep(0.001)
+            seen.append((greenio.can_park(), threading.get_ident()))
+        thread = greenio.monkey.get_original("threading", "Thread")(target=outer); thread.start(); thread.join()
+        assert [parks for parks, _ in seen] == [False, False] and len({ident for _, ident in seen}) == 2
+        done = _thread.allocate_lock(); done.acquire()
+        greenio.monkey.get_original("_thread", "start_new_thread")(lambda: (seen.append(greenio.can_park()), done.release()), ())
+        done.acquire()
+        assert seen[-1] is False
+    """)
+
+
+def test_threads_made_before_the_patch_start_and_end_as_they_should():
+    check(
+        """
+        assert running.is_alive()
+        order = []
+        greenio.spawn(lambda: (order.append("ticks"), go.release()))
+        running.join(); order.append("joined")
+        assert order == ["ticks", "joined"]
+        fresh.start(); fresh.join()
+        assert parks == [True] and not fresh.is_alive()
+        """,
+        before="""
+        parks = []
+        go = threading.Lock(); go.acquire()
+        running = threading.Thread(target=go.acquire); running.start()
+        fresh = threading.Thread(target=lambda: parks.append(greenio.can_park()))
+        """,
+    )
+
+
+def test_exit_joins_threads_and_unwinds_daemons():
+    text = check("""
+        import atexit
+        atexit.register(print, "atexit")
+        def daemon():
+            try: time.sleep(60)
+            finally: print("daemon unwound")
+        def late():
+            time.sleep(0.01); print("joined")
+        threading.Thread(target=daemon, daemon=True).start()
+        threading.Thread(target=late).start()
+        OSThread = greenio.monkey.get_original("threading", "Thread")
+        items = queue.Queue()
+        OSThread(target=lambda: print("OS thread got", items.get())).start()
+        threading.Thread(target=lambda: (time.sleep(0.005), items.put(1))).start()
+        print("main ends")
+    """)
+    lines = text.splitlines()
+    assert sorted(lines[1:3]) == ["OS thread got 1", "joined"]
+    assert lines[0] == "main ends" and lines[3:] == ["atexit", "daemon unwound"]
+
+
+def test_a_keyboard_interrupt_goes_to_main():
+    check("""
+        got = []
+        def computes():
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(100000): pass
+            got.append("went on")
+        thread = threading.Thread(target=computes)
+        try:
+            thread.start(); thread.join()
+            time.sleep(5)
+        except KeyboardInterrupt:
+            got.append("main")
+        thread.join()
+        assert sorted(got) == ["main", "went on"], got
+    """)
+
+
+def test_stack_size_is_the_fibers_and_is_checked_as_the_standard_one():
+    check("""
+        assert threading.stack_size() == 0
+        sizes = []
+        def look(): sizes.append(greenio.current_fiber().stack_bytes)
+        def one():
+            thread = threading.Thread(target=look); thread.start(); thread.join()
+        one()
+        assert threading.stack_size(1 << 20) == 0 and _thread.stack_size(1 << 20) == 1 << 20
+        one()
+        for wrong in (4096, -1):
+            try: threading.stack_size(wrong)
+            except ValueError: pass
+            else: raise SystemExit("no ValueError")
+        assert threading.stack_size(0) == 1 << 20
+        one()
+        assert sizes[1] >= 1 << 20 and sizes[0] == sizes[2] < sizes[1], sizes
+    """)
+
+
+def test_locals_contextvars_and_trace_hooks_are_a_threads_own():
+    check("""
+        local, variable, seen = threading.local(), contextvars.ContextVar("v", default="none"), []
+        local.value = 1; variable.set("main's")
+        class Noticed: pass
+        def work():
+            assert not hasattr(local, "value")
+            inherits = getattr(sys.flags, "thread_inherit_context", 0)
+            assert variable.get() == ("main's" if inherits else "none")
+            local.value = Noticed(); seen.append(weakref.ref(local.value))
+        threading.setprofile(lambda *_: None)
+        thread = threading.Thread(target=lambda: (work(), seen.append(sys.getprofile())))
+        thread.start(); thread.join(); threading.setprofile(None); gc.collect()
+        assert seen[0]() is None and seen[1] is not None and local.value == 1
+    """)
+
+
+def test_a_fork_in_a_thread_leaves_that_thread_as_main():
+    check(
+        """
+        def forks():
+            with lock:
+                child = os.fork()
+                if child == 0:
+                    status = 1
+                    try:
+                        me = threading.current_thread()
+                        assert threading.main_thread() is me and me.ident == threading.get_ident() and threading.enumerate() == [me]
+                        assert waiting.is_alive() is False
+                        thread = threading.Thread(target=time.sleep, args=(0.001,)); thread.start(); thread.join()
+                        status = 0
+                    finally: os._exit(status)
+            statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        lock, stop, statuses = threading.RLock(), threading.Event(), []
+        waiting = threading.Thread(target=stop.wait); waiting.start()
+        thread = threading.Thread(target=forks); thread.start(); thread.join()
+        stop.set(); waiting.join()
+        assert statuses == [0]
+    """,
+        flags=(),
+    )
+
+
+def test_modules_imported_by_two_threads_wait_for_each_other(tmp_path):
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(0.01)\nready = True\n")
+    (tmp_path / "one.py").write_text("import time\ntime.sleep(0.01)\nimport two\nname = 1\n")
+    (tmp_path / "two.py").write_text("import time\ntime.sleep(0.01)\nimport one\nname = 2\n")
+    check(f"""
+        sys.path.insert(0, {str(tmp_path)!r})
+        got = []
+        def load(): import slow; got.append(slow.ready)
+        def load_one(): import one; got.append(one.name)
+        def load_two(): import two; got.append(two.name)
+        threads = [threading.Thread(target=function) for function in (load, load, load, load_one, load_two)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        assert sorted(got) == [1, True, True, True, 2], got
+    """)
+
+
+def test_executors_timers_and_barriers_are_made_of_fibers():
+    check("""
+        from concurrent.futures import ThreadPoolExecutor, wait, as_completed
+        started = time.monotonic()
+        with ThreadPoolExecutor(50) as pool:
+            futures = [pool.submit(lambda n=n: (time.sleep(0.05), n, greenio.can_park())) for n in range(50)]
+            assert not wait(futures, timeout=0).done
+            assert sorted(future.result()[1] for future in as_completed(futures)) == list(range(50))
+            assert all(future.result()[2] for future in futures)
+        barrier, order = threading.Barrier(3), []
+        threads = [threading.Thread(target=lambda: order.append(barrier.wait(5))) for _ in range(3)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        assert sorted(order) == [0, 1, 2]
+        timer = threading.Timer(0.001, order.append, ["timer"]); timer.start(); timer.join()
+        cancelled = threading.Timer(60, order.append, ["never"]); cancelled.start(); cancelled.cancel(); cancelled.join()
+        assert order[-1] == "timer"
+        semaphore, inside, most = threading.Semaphore(2), [0], [0]
+        def work():
+            with semaphore:
+                inside[0] += 1; most[0] = max(most[0], inside[0]); time.sleep(0.001); inside[0] -= 1
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        assert most == [2]
+    """)
+
+
+def test_several_event_loops_run_in_several_threads():
+    check(
+        """
+        import asyncio
+        order = []
+        async def main(name):
+            assert asyncio.get_running_loop() is not None
+            for step in range(2):
+                order.append((name, step)); await asyncio.sleep(0)
+            return await asyncio.get_running_loop().run_in_executor(None, lambda: (time.sleep(0.001), name)[1])
+        results = []
+        threads = [threading.Thread(target=lambda n=n: results.append(asyncio.run(main(n)))) for n in range(3)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        assert sorted(results) == [0, 1, 2]
+    """,
+        flags=(),
+    )
+
+
+@pytest.mark.slow
+def test_ten_thousand_threads_cost_little_and_leave_nothing():
+    check("""
+        stop = threading.Event()
+        def rss():
+            with open("/proc/self/statm") as file: return int(file.read().split()[1]) * 4096
+        before = rss()
+        threads = [threading.Thread(target=stop.wait) for _ in range(10000)]
+        for thread in threads: thread.start()
+        assert threading.active_count() == 10001
+        assert (rss() - before) / 10000 < 20000
+        stop.set()
+        for thread in threads: thread.join()
+        assert threading.active_count() == 1 and greenio.current_scheduler().alive_count == 1 and _thread._count() == 0
+    """)
+
+
+@pytest.mark.parametrize("number", [signal.SIGALRM], ids=["SIGALRM"])
+def test_a_signal_handler_logs_on_top_of_the_idle_loop(number):
+    text = check(f"""
+        logging.basicConfig(format="%(message)s", stream=sys.stdout)
+        signal.signal({int(number)}, lambda *_: logging.warning("handled"))
+        signal.setitimer(signal.ITIMER_REAL, 0.005)
+        time.sleep(0.02)
+    """)
+    assert text == "handled\n"
+
+
+def test_a_signal_handler_waits_on_top_of_the_idle_loop_for_a_lock_that_a_parked_fiber_holds():
+    text = check("""
+        logging.basicConfig(format="%(message)s", stream=sys.stdout)
+        handler = logging.getLogger().handlers[0]
+        plain, order = threading.Lock(), []
+        def holds():
+            with handler.lock, plain:
+                signal.setitimer(signal.ITIMER_REAL, 0.005)
+                time.sleep(0.05)
+                order.append("released")
+        def handles(*_):
+            logging.warning("logged")
+            with plain: order.append("handled")
+        signal.signal(signal.SIGALRM, handles)
+        for wait in (lambda: time.sleep(0.2), lambda: threading.Event().wait(0.2), lambda: thread.join()):
+            order.clear()
+            thread = threading.Thread(target=holds); thread.start()
+            wait()
+            assert order == ["released", "handled"], order
+            thread.join()
+        def parked():
+            with greenio.move_on_after(0.02) as scope: time.sleep(60)
+            order.append(scope.cancelled_caught)
+        scoped = threading.Thread(target=parked); scoped.start()
+        thread = threading.Thread(target=holds); thread.start()
+        thread.join(); scoped.join()
+        time.sleep(0.001)
+        assert sorted(map(str, order[2:])) == ["True", "handled", "released"], order
+    """)
+    assert text == "logged\n" * 4
+
+
+def test_a_thread_may_have_any_name():
+    check("""
+        for name in ("\\udcff", "a\\0b", "", "x" * 1000):
+            thread = threading.Thread(target=int, name=name); thread.start(); thread.join()
+            assert thread.name == (name or thread.name)
+    """)
