@@ -45,7 +45,7 @@ def write(text):
 for opener in (lambda: open(fifo), lambda: io.open(fifo, "r"), lambda: os.fdopen(os.open(fifo, os.O_RDONLY))):
     later(write, "hello")
     with parked(opener) as file:
-        assert parked(file.read) == "hello"
+        assert file.read() == "hello"
 fd = os.open(folder, os.O_RDONLY)
 later(write, "by a directory")
 read = parked(lambda: os.open("fifo", os.O_RDONLY, dir_fd=fd))
