@@ -814,7 +814,7 @@ cdef class Descriptor:
         cdef Py_ssize_t count
         if self.fd < 0:
             raise OSError(EBADF, "the file is closed")
-        if scheduler is None:
+        if scheduler is None or scheduler.hosting:      # a signal handler on top of the idle loop: what it prints must go out
             return self.transfer_in_thread(buffer, size, to_write)
         scheduler.check()
         if self.kind == DISK:

@@ -23,12 +23,19 @@ from libc.stdint cimport int64_t
 from posix.unistd cimport getpid
 from posix.types cimport pid_t
 
-from greenio._scheduler cimport NEVER, PARKED, Fiber, Scheduler, current_scheduler_or_none
+from greenio._scheduler cimport (
+    GREENIO_TIMER_NONE, INTERRUPTED, NEVER, PARKED, READY, RUNNING, WOKEN, Fiber, Scheduler, current_scheduler_or_none)
 from greenio._switch cimport BaseFiber, PyThreadState, checked_stack_bytes, prepare
 from greenio._waiting cimport (
     AGAIN, SERVED, TOO_LATE, Line, Outcome, Place, deadline_after, line_length, serve, serve_all, stand_in_line)
 
 from greenio._errors import Cancelled, DeadlockError, RunFinishedError
+
+cdef extern from *:
+    """
+    typedef PyObject *(*greenio_handler)(PyObject *self, PyObject *arguments, PyObject *keywords);
+    static greenio_handler greenio_handlers[16];     /* for method_defs.h */
+    """
 
 cdef extern from "method_defs.h":
     enum:
@@ -89,6 +96,7 @@ cdef extern from *:
     void greenio_write_unraisable(PyObject *function)
 
 cdef enum:
+    NAME_BYTES = 15                    # of a thread, for the kernel
     HIGHEST_NATIVE_ID = 1 << 22        # PID_MAX_LIMIT of the kernel, on 64 bits
     OWNED = 0                  # Place.outcome: the lock is the waiter's
     LOOK_AGAIN = 1             # it has to try for itself
@@ -135,8 +143,7 @@ cdef unsigned long main_ident = 0          # in a child that a fiber forked: its
 @cython.final
 @cython.no_gc
 cdef class WaitingLine:
-    cdef Line line
-    cdef Py_ssize_t users
+    """Who waits for a lock or a queue."""
 
 
 cdef inline size_t address(object thing) noexcept:
@@ -208,6 +215,47 @@ cdef inline bint try_lock(object self) except -1:
     return greenio_method_call(&original_acquire, self, <PyObject *>NOT_BLOCKING, NULL) is True
 
 
+cdef Outcome stand(Line *line, Place *place, Scheduler scheduler, object lock, int64_t deadline_ns) except *:
+    # In line for a lock. Also on top of the idle loop, for a signal handler or a destructor: they log, and a handler's lock may be held
+    # by a fiber that is parked. The fiber whose stack the loop is on runs for as long, as it does for a destructor that parks
+    # within a park of its own, and looks again at what it waits for when the loop has ended.
+    cdef Fiber host
+    if scheduler is None or not scheduler.hosting:
+        return stand_in_line(line, place, scheduler, "lock acquire", lock, deadline_ns)
+    host = <Fiber>scheduler.current
+    if host.run_state not in (PARKED, READY):      # DONE: nothing of it can be parked; park() says so
+        return stand_in_line(line, place, scheduler, "lock acquire", lock, deadline_ns)
+    if host.run_state == READY:
+        # Out of the run queue, where it is the only reason for the loop to end.
+        return stand_as_host(line, place, scheduler, host, lock, deadline_ns, True)
+    return stand_as_host(line, place, scheduler, host, lock, deadline_ns, False)
+
+
+cdef Outcome stand_as_host(
+        Line *line, Place *place, Scheduler scheduler, Fiber host, object lock, int64_t deadline_ns, bint queued) except *:
+    cdef object reason = host.wait_reason
+    cdef object waiting_on = host.waiting_on
+    cdef int64_t outer_deadline_ns = host.deadline_ns
+    if queued:
+        scheduler.bring_forward(host)
+        scheduler.ring_head += 1
+    elif host.timer != GREENIO_TIMER_NONE:
+        scheduler.disarm(host)
+    host.run_state = RUNNING
+    host.shield += 1                 # what interrupts it is for what it waits for
+    scheduler.hosting = False
+    try:
+        return stand_in_line(line, place, scheduler, "lock acquire", lock, deadline_ns)
+    finally:
+        scheduler.hosting = True
+        host.shield -= 1
+        host.wait_reason = reason
+        host.waiting_on = waiting_on
+        host.deadline_ns = outer_deadline_ns
+        host.wake = INTERRUPTED if host.interrupts and not host.shield else WOKEN
+        scheduler.push(<PyObject *>host)
+
+
 cdef bint wait_for_lock(object self, Scheduler scheduler, int64_t deadline_ns) except -1:
     # True: the lock is the caller's.
     cdef WaitingLine line
@@ -224,7 +272,7 @@ cdef bint wait_for_lock(object self, Scheduler scheduler, int64_t deadline_ns) e
                 return True
             if outcome == TOO_LATE:
                 return False
-            outcome = stand_in_line(&line.line, &place, scheduler, "lock acquire", self, deadline_ns)
+            outcome = stand(&line.line, &place, scheduler, self, deadline_ns)
         finally:
             leave_line(self, line)
         if outcome == SERVED and place.outcome == OWNED:
@@ -311,7 +359,7 @@ cdef bint wait_for_rlock(object self, unsigned long me, Scheduler scheduler, int
                 return True
             if outcome == TOO_LATE:
                 return False
-            outcome = stand_in_line(&line.line, &place, scheduler, "lock acquire", self, deadline_ns)
+            outcome = stand(&line.line, &place, scheduler, self, deadline_ns)
         finally:
             leave_line(self, line)
         if outcome == SERVED and place.outcome == OWNED:
@@ -664,24 +712,19 @@ cdef object original_start_joinable = getattr(_thread, "start_joinable_thread", 
 cdef object original_shutdown = getattr(_thread, "_shutdown", None)
 cdef object original_main_ident = getattr(_thread, "_get_main_thread_ident", None)
 cdef object original_native_id = _thread.get_native_id
+cdef object original_get_name = getattr(_thread, "_get_name", None)
 cdef object original_set_name = getattr(_thread, "set_name", None)
 
 
 cdef enum HandleState:
     NOT_STARTED
     STARTING
-    RUNNING
+    AT_WORK
     ENDED
 
 
 cdef class ThreadHandle:
     """_thread._ThreadHandle, of a thread that is a fiber, or, started on an OS thread without fibers, of one of the system's."""
-
-    cdef int state
-    cdef unsigned long thread_ident
-    cdef Fiber fiber
-    cdef object native              # the real handle of an OS thread
-    cdef Line line                  # in join()
 
     @property
     def ident(self):
@@ -711,7 +754,7 @@ cdef class ThreadHandle:
                 deadline_ns = deadline_after(scheduler, float(timeout))
         if self.state == NOT_STARTED:
             raise RuntimeError("thread not started")
-        if self.state != ENDED and self.state == RUNNING and self.thread_ident == my_ident():
+        if self.state != ENDED and self.state == AT_WORK and self.thread_ident == my_ident():
             raise RuntimeError("Cannot join current thread")
         if scheduler is not None:
             scheduler.check()
@@ -740,13 +783,7 @@ cdef class ThreadHandle:
 
 @cython.final
 cdef class FiberThread:
-    # What a thread's fiber calls.
-    cdef object function
-    cdef object arguments
-    cdef object keywords
-    cdef ThreadHandle handle
-    cdef object sentinel            # a lock, held until the thread has ended; or None
-    cdef unsigned int process
+    """What a thread's fiber calls."""
 
     def __call__(self):
         global threads_alive
@@ -785,7 +822,9 @@ cdef unsigned long launch(Scheduler scheduler, object function, tuple arguments,
     thread.keywords = keywords
     thread.handle = handle
     try:
-        fiber = scheduler.make(thread, (), name if isinstance(name, str) else None, thread_stack_bytes, None)
+        # Surrogates are for the kernel's sake; a dump is UTF-8.
+        fiber = scheduler.make(
+            thread, (), name.encode("utf-8", "replace").decode() if isinstance(name, str) else None, thread_stack_bytes, None)
     except RunFinishedError:
         raise RuntimeError("can't create new thread at interpreter shutdown") from None
     fiber.context_variables = PyContext_New()     # a thread inherits none; 3.14's Thread sees to what it does inherit
@@ -803,7 +842,7 @@ cdef unsigned long launch(Scheduler scheduler, object function, tuple arguments,
     if handle is not None:
         handle.fiber = fiber
         handle.thread_ident = fiber.core.thread_state.thread_id
-        handle.state = RUNNING
+        handle.state = AT_WORK
     return fiber.core.thread_state.thread_id
 
 
@@ -884,7 +923,7 @@ def make_thread_handle(ident, /):
     if not isinstance(ident, int):
         raise TypeError("ident must be an integer")
     handle.thread_ident = ident
-    handle.state = RUNNING
+    handle.state = AT_WORK
     return handle
 
 
@@ -996,12 +1035,26 @@ MAX_STACK_BYTES = find_bound(1 << 40, False)
 
 
 def set_name(name, /):
-    """_thread.set_name: names the OS thread, but not for one of its fibers."""
+    """_thread.set_name: the name is for the kernel, which does not know fibers: a thread that is one has it for get_name() only."""
     cdef Scheduler scheduler = current_scheduler_or_none()
     if scheduler is None or scheduler.current is <PyObject *>scheduler.main:
         original_set_name(name)
-    elif not isinstance(name, str):
+        return
+    if not isinstance(name, str):
         raise TypeError(f"set_name() argument 'name' must be str, not {type(name).__name__}")
+    running = (<BaseFiber>scheduler.current).function
+    if isinstance(running, FiberThread):
+        (<FiberThread>running).system_name = name.encode(sys.getfilesystemencoding(), "replace")[:NAME_BYTES].partition(b"\0")[0]
+
+
+def get_name():
+    """_thread._get_name: what set_name() was given, as much of it as the kernel takes."""
+    cdef Scheduler scheduler = current_scheduler_or_none()
+    if scheduler is not None and scheduler.current is not <PyObject *>scheduler.main:
+        running = (<BaseFiber>scheduler.current).function
+        if isinstance(running, FiberThread) and (<FiberThread>running).system_name is not None:
+            return os.fsdecode((<FiberThread>running).system_name)
+    return original_get_name()
 
 
 def join_fiber_threads():

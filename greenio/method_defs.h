@@ -4,7 +4,8 @@
  * whoever made it and whenever, and every bound method of one that somebody keeps; no dict of a class or module changes. Each method
  * is called by one of seven conventions, which differ between CPython versions: a handler has one trampoline for each.
  *
- * With the GIL. Included by one extension module only: the variables are its own.
+ * With the GIL. Whoever includes this has a variable greenio_handlers, and in it by number what each handler is. It gets `arguments`, a
+ * tuple, or NULL for none, and `keywords`, a dict or NULL, and returns a new reference, or NULL with an exception set.
  */
 #ifndef GREENIO_METHOD_DEFS_H
 #define GREENIO_METHOD_DEFS_H
@@ -28,9 +29,6 @@ enum {
     GREENIO_HANDLERS
 };
 
-/* `arguments`: a tuple, or NULL for none; `keywords`: a dict, or NULL. A new reference, or NULL with an exception set. */
-typedef PyObject *(*greenio_handler)(PyObject *self, PyObject *arguments, PyObject *keywords);
-
 struct greenio_method {        /* one PyMethodDef of a type, or of a module's function */
     PyMethodDef *definition;   /* NULL: none */
     PyCFunction original;
@@ -44,8 +42,6 @@ static PyTypeObject *greenio_defining_type(PyObject *self)
         type = type->tp_base;
     return type;
 }
-
-static greenio_handler greenio_handlers[GREENIO_HANDLERS];
 
 /* The tuple and the dict of a vector call; `*keywords` is NULL if there are none. 0, or -1 with MemoryError. */
 static int greenio_collect(PyObject *const *values, Py_ssize_t count, PyObject *names, PyObject **arguments, PyObject **keywords)

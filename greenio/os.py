@@ -18,6 +18,7 @@ from collections.abc import Callable as _Callable
 from collections.abc import Iterable as _Iterable
 from collections.abc import Sequence as _Sequence
 from types import SimpleNamespace as _SimpleNamespace
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from greenio import subprocess as _subprocess
@@ -56,8 +57,11 @@ __all__ += [
     "writev",
 ]
 
-# As they are now: greenio.monkey puts others in their place.
-_standard: _Any = _SimpleNamespace(**vars(_os))
+if _TYPE_CHECKING:
+    import os as _standard
+else:
+    # As they are now: greenio.monkey puts others in their place.
+    _standard = _SimpleNamespace(**vars(_os))  # type: ignore[assignment]
 _pollable = _poll.poll
 
 _RWF_NOWAIT = 0x8  # linux/fs.h; os.RWF_NOWAIT is there only if libc knows it

@@ -5,10 +5,10 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from tests.child import run_child
 
 import greenio
 import greenio.monkey
+from tests.child import run_child
 
 SNAPSHOT = """
 import sys, types, importlib

@@ -1,9 +1,9 @@
 """greenio.monkey and threads: threads are fibers, locks and queues park, those that were there before as well."""
 
 import signal
-import sys
 
 import pytest
+
 from tests.child import run_child
 
 START = """
@@ -30,13 +30,17 @@ def test_a_thread_is_a_fiber_with_an_ident_of_its_own():
             assert threading.get_ident() in sys._current_frames() and sys._current_frames()[threading.get_ident()] is sys._getframe()
             assert me in threading.enumerate() and greenio.current_fiber().name == me.name
             assert logging.LogRecord("x", 1, "f", 1, "m", (), None).thread == threading.get_ident()
-            time.sleep(0.001 * (3 - number))
+            gates[number].acquire()
             seen.append(number)
+            if number: gates[number - 1].release()
+        gates = [threading.Lock() for _ in range(3)]
+        for gate in gates: gate.acquire()
         threads = [threading.Thread(target=work, args=(n,), name=f"worker {n}") for n in range(3)]
         for thread in threads: thread.start()
         assert all(thread.is_alive() for thread in threads) and threading.active_count() == 4
         assert len({thread.ident for thread in threads}) == len({thread.native_id for thread in threads}) == 3
         assert _thread._count() == 3
+        gates[2].release()
         for thread in threads: thread.join()
         assert seen == [2, 1, 0] and threading.active_count() == 1 and _thread._count() == 0
         assert not any(thread.is_alive() for thread in threads)
@@ -113,7 +117,8 @@ def test_locks_made_and_bound_before_the_patch_park():
         assert order == ["main", "bound", "with", "keyword"], order
         assert lock.acquire(False) and lock.locked() and not lock.acquire(timeout=0.001)
         lock.release()
-        for wrong in (lambda: lock.release(), lambda: lock.acquire(False, 1), lambda: lock.acquire(True, -2), lambda: lock.acquire(1, 2, 3),
+        for wrong in (lambda: lock.release(), lambda: lock.acquire(False, 1), lambda: lock.acquire(True, -2),
+                      lambda: lock.acquire(1, 2, 3),
                       lambda: lock.acquire(wrong=1), lambda: lock.acquire(timeout="1"), lambda: lock.acquire(timeout=1e20)):
             try: wrong()
             except (RuntimeError, ValueError, TypeError, OverflowError): assert not lock.locked()
@@ -489,3 +494,43 @@ def test_a_signal_handler_logs_on_top_of_the_idle_loop(number):
         time.sleep(0.02)
     """)
     assert text == "handled\n"
+
+
+def test_a_signal_handler_waits_on_top_of_the_idle_loop_for_a_lock_that_a_parked_fiber_holds():
+    text = check("""
+        logging.basicConfig(format="%(message)s", stream=sys.stdout)
+        handler = logging.getLogger().handlers[0]
+        plain, order = threading.Lock(), []
+        def holds():
+            with handler.lock, plain:
+                signal.setitimer(signal.ITIMER_REAL, 0.005)
+                time.sleep(0.05)
+                order.append("released")
+        def handles(*_):
+            logging.warning("logged")
+            with plain: order.append("handled")
+        signal.signal(signal.SIGALRM, handles)
+        for wait in (lambda: time.sleep(0.2), lambda: threading.Event().wait(0.2), lambda: thread.join()):
+            order.clear()
+            thread = threading.Thread(target=holds); thread.start()
+            wait()
+            assert order == ["released", "handled"], order
+            thread.join()
+        def parked():
+            with greenio.move_on_after(0.02) as scope: time.sleep(60)
+            order.append(scope.cancelled_caught)
+        scoped = threading.Thread(target=parked); scoped.start()
+        thread = threading.Thread(target=holds); thread.start()
+        thread.join(); scoped.join()
+        time.sleep(0.001)
+        assert sorted(map(str, order[2:])) == ["True", "handled", "released"], order
+    """)
+    assert text == "logged\n" * 4
+
+
+def test_a_thread_may_have_any_name():
+    check("""
+        for name in ("\\udcff", "a\\0b", "", "x" * 1000):
+            thread = threading.Thread(target=int, name=name); thread.start(); thread.join()
+            assert thread.name == (name or thread.name)
+    """)

@@ -20,6 +20,7 @@ _STAND_INS: dict[str, Any] = {
     "get_ident": stand_ins.get_ident,
     "get_native_id": stand_ins.get_native_id,
     "set_name": stand_ins.set_name,
+    "_get_name": stand_ins.get_name,
     "stack_size": stand_ins.stack_size,
 }
 

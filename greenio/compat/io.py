@@ -121,12 +121,15 @@ def _adopt(patch: Patch, stream: Any) -> None:
     if type(stream) is not io.TextIOWrapper or stream.closed:
         return
     buffer: Any = stream.buffer
-    if type(buffer) not in (io.BufferedReader, io.BufferedWriter) or not parks(buffer.fileno()):
+    # A raw file: python -u.
+    if type(buffer) not in (io.BufferedReader, io.BufferedWriter, io.FileIO) or not parks(buffer.fileno()):
         return
     ahead = b""
     if isinstance(buffer, io.BufferedReader):
         ahead = _read_ahead(stream)
     parking = greenio.wrap_file(buffer)
+    if type(parking) is greenio.FdIO:
+        parking.__class__ = WholeFile
     if ahead:
         parking.unread(ahead)
     _begin_again(stream, parking)
@@ -171,7 +174,7 @@ def _read_ahead(stream: Any) -> bytes:
     finally:
         os.dup2(saved, fd, inheritable)
         os.close(saved)
-    return bytes(text.encode(stream.encoding, stream.errors)) + below
+    return bytes(text.encode(stream.encoding, stream.errors) + below)
 
 
 def apply(patch: Patch) -> None:

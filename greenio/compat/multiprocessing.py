@@ -8,8 +8,8 @@ that waits. It cannot be called off, takes the semaphore for a fiber that has go
 thread. For the same reason the owner of such a lock is kept here: the fibers of one OS thread are different owners.
 """
 
-import _multiprocessing
 import gc
+import importlib
 import os
 import sys
 import types
@@ -22,6 +22,7 @@ from greenio.compat.patches import Patch, stand_in
 
 FIRST_PAUSE = 0.0002  # seconds between two looks at a semaphore that another process may release, half as much again each time, up to
 LONGEST_PAUSE = 0.01
+_multiprocessing = importlib.import_module("_multiprocessing")
 _SemLock: Any = _multiprocessing.SemLock
 _RECURSIVE = 0  # synchronize.RECURSIVE_MUTEX
 
@@ -80,26 +81,31 @@ class SemLock:
             return True
         deadline = None if timeout is None else greenio.current_time() + timeout
         pause = FIRST_PAUSE
-        while True:
-            left = None if deadline is None else deadline - greenio.current_time()
-            if left is not None and left <= 0:
-                return self._try(me)
-            turn = greenio.Event()
-            self._waiting.append(turn)
-            try:
+        turn = greenio.Event()
+        self._waiting.append(turn)
+        try:
+            while True:
+                left = None if deadline is None else deadline - greenio.current_time()
+                if left is not None and left <= 0:
+                    return self._try(me)
                 # Those behind the first need not look for what other processes do.
-                wait = pause if self._waiting[0] is turn else 10 * LONGEST_PAUSE
+                wait = pause if self._waiting and self._waiting[0] is turn else 10 * LONGEST_PAUSE
                 woken = turn.wait(wait if left is None else min(wait, left))
                 if self._try(me):
                     return True
-            except BaseException:
-                if turn.is_set():
-                    self._wake()  # the turn that this fiber got is the next one's
-                raise
-            finally:
-                if turn in self._waiting:
-                    self._waiting.remove(turn)
-            pause = FIRST_PAUSE if woken else min(1.5 * pause, LONGEST_PAUSE)
+                if woken:  # another process, or OS thread, was faster
+                    turn.clear()
+                    self._waiting.appendleft(turn)
+                    pause = FIRST_PAUSE
+                else:
+                    pause = min(1.5 * pause, LONGEST_PAUSE)
+        except BaseException:
+            if turn.is_set():
+                self._wake()  # the turn that this fiber got is the next one's
+            raise
+        finally:
+            if turn in self._waiting:
+                self._waiting.remove(turn)
 
     def release(self) -> None:
         """Let it go."""
@@ -139,7 +145,7 @@ class SemLock:
 class _PatchedAlike:
     # In what a process that is spawned, or served by a fork server, is told first of all: unpickled, it patches.
     def __reduce__(self) -> Any:
-        place = os.path.dirname(os.path.dirname(os.path.abspath(greenio.__file__)))
+        place = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         names = tuple(greenio.monkey.patched_modules())
         return (
             exec,

@@ -9,6 +9,7 @@ import os
 import posix
 import stat
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import greenio
@@ -253,7 +254,7 @@ def _spawner(name: str) -> Any:
     parking = getattr(greenio.os, name)
 
     @stand_in(original)
-    def spawn(mode: int, file: Any, *rest: Any) -> int:
+    def spawn(mode: int, file: Any, *rest: Any) -> Any:
         return parking(mode, file, *rest) if mode == os.P_WAIT and greenio.can_park() else original(mode, file, *rest)
 
     return spawn
@@ -303,7 +304,7 @@ def _say_alike(patch: Patch, original: Any, new: Any) -> None:
     for functions in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks, os.supports_effective_ids):
         if original in functions:
             functions.add(new)
-            patch.undo_with(lambda functions=functions: functions.discard(new))
+            patch.undo_with(partial(functions.discard, new))
 
 
 def _replace_defaults(patch: Patch) -> None:
@@ -319,6 +320,6 @@ def _replace_defaults(patch: Patch) -> None:
                     {id(_read): read, id(_write): write, id(_close): close}.get(id(each), each) for each in before
                 )
                 method.__defaults__ = after
-                patch.undo_with(lambda method=method, before=before: setattr(method, "__defaults__", before))
+                patch.undo_with(partial(setattr, method, "__defaults__", before))
 
     patch.when_imported("multiprocessing.connection", changed)

@@ -20,9 +20,18 @@ def stand_in(original: Any) -> Callable[[Callable[..., Any]], Any]:
     def decorated(fn: Callable[..., Any]) -> Any:
         for name in ("__module__", "__name__", "__qualname__", "__doc__"):
             setattr(fn, name, getattr(original, name))
-        return fn if isinstance(original, FunctionType) else staticmethod(fn)
+        return fn if isinstance(original, FunctionType) else _Builtin(fn)
 
     return decorated
+
+
+class _Builtin(staticmethod):  # type: ignore[type-arg]
+    # Like a built-in function it can be called, never becomes a method, and is pickled and copied by its name.
+    def __reduce__(self) -> str:
+        return str(self.__qualname__)
+
+    def __repr__(self) -> str:
+        return f"<built-in function {self.__name__}>"
 
 
 class Patch:
@@ -61,7 +70,7 @@ class Patch:
             change(module)
             return
         finder = _Finder(name, change)
-        sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, finder)
         self.undo_with(finder.remove)
 
     def keep(self, owner: Owner, name: str, original: Any) -> None:
@@ -124,14 +133,14 @@ class _Finder:
 
     def remove(self) -> None:
         if self in sys.meta_path:
-            sys.meta_path.remove(self)  # type: ignore[arg-type]
+            sys.meta_path.remove(self)
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if name != self.name:
             return None
         for finder in list(sys.meta_path):
             find = None if isinstance(finder, _Finder) and finder.name == name else getattr(finder, "find_spec", None)
-            spec = None if find is None else find(name, path, target)
+            spec: ModuleSpec | None = None if find is None else find(name, path, target)
             if spec is not None:
                 if hasattr(spec.loader, "exec_module"):
                     self._add_to(spec.loader)

@@ -1,6 +1,6 @@
 """signal: waiting for a signal parks. Handlers are untouched: they run at once, on top of whatever runs."""
 
-import _signal
+import importlib
 import signal
 from collections.abc import Iterable
 from typing import Any
@@ -9,6 +9,7 @@ import greenio
 import greenio.signal
 from greenio.compat.patches import Patch, stand_in
 
+_signal = importlib.import_module("_signal")
 _sigwait = signal.sigwait
 _sigwaitinfo = signal.sigwaitinfo
 _sigtimedwait = signal.sigtimedwait

@@ -80,7 +80,7 @@ def _make(sqlite3: Any) -> tuple[Any, Any, Any]:
         def __subclasscheck__(cls, other: Any) -> bool:
             return issubclass(other, StandardCursor) if cls is Cursor else super().__subclasscheck__(other)
 
-    class Cursor(StandardCursor, metaclass=CursorType):
+    class Cursor(StandardCursor, metaclass=CursorType):  # type: ignore[misc]
         def execute(self, sql: Any, parameters: Any = (), /) -> Any:
             return statement(self, super().execute, sql, parameters)
 
@@ -116,7 +116,7 @@ def _make(sqlite3: Any) -> tuple[Any, Any, Any]:
                     connection.isolation_level = level
             return self
 
-    class Connection(StandardConnection, metaclass=ConnectionType):
+    class Connection(StandardConnection, metaclass=ConnectionType):  # type: ignore[misc]
         _greenio_timeout: float | None = None
         _greenio_holds = False  # in a transaction that has a lock
 
@@ -156,7 +156,7 @@ def _make(sqlite3: Any) -> tuple[Any, Any, Any]:
 
         def backup(
             self, target: Any, *, pages: int = -1, progress: Any = None, name: str = "main", sleep: float = 0.25
-        ) -> None:
+        ) -> Any:
             if not greenio.can_park() or not (progress is None or callable(progress)):
                 return super().backup(target, pages=pages, progress=progress, name=name, sleep=sleep)
 

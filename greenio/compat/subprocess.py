@@ -93,9 +93,10 @@ def _wait_parking(self: Any, timeout: float | None) -> Any:
 
 
 @stand_in(_communicate)
-def communicate(self: Any, input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:
+def communicate(self: Any, input: Any = None, timeout: float | None = None) -> Any:
     # What stands in for a file (in a test) is written to as the standard does it.
     one_output = not isinstance(self.stdin, io.IOBase) and [self.stdin, self.stdout, self.stderr].count(None) >= 2
+    one_output = one_output and not _stops(self.stdout) and not _stops(self.stderr)
     if not greenio.can_park() or (one_output and timeout is None and not self._communication_started):
         # One output alone the standard reads through its file, to the end; what has come stays in that when it is interrupted.
         return _communicate(self, input, timeout)
@@ -121,7 +122,7 @@ def communicate(self: Any, input: Any = None, timeout: float | None = None) -> t
     except subprocess.TimeoutExpired:
         raise _expired(self, timeout) from None
     outputs = self._fileobj2output
-    parts = []
+    parts: list[Any] = []
     for file in (self.stdout, self.stderr):
         if file is None:
             parts.append(None)
@@ -146,6 +147,9 @@ def _exchange(self: Any, input: Any, endtime: float | None, timeout: float | Non
             self.stdin.flush()
         except BrokenPipeError:
             pass  # communicate() must ignore it
+        except ValueError:
+            if not self.stdin.closed:
+                raise
         if not input:
             try:
                 self.stdin.close()
@@ -185,7 +189,7 @@ def _exchange(self: Any, input: Any, endtime: float | None, timeout: float | Non
                         _close_quietly(key.fileobj)
                 else:
                     try:
-                        data = _read(key.fd, _CHUNK)
+                        data = _read_some(key.fileobj, key.fd)
                     except BlockingIOError:
                         continue
                     if not data:
@@ -193,6 +197,23 @@ def _exchange(self: Any, input: Any, endtime: float | None, timeout: float | Non
                         key.fileobj.close()  # type: ignore[union-attr]
                     else:
                         outputs[key.fileobj].append(data)
+
+
+def _stops(file: Any) -> bool:
+    """Whether *file* was made before the patch: its reads stop the OS thread while there is nothing."""
+    return isinstance(_below(file), io.BufferedReader | io.FileIO) and not isinstance(
+        _below(file), greenio.io.BufferedReader
+    )
+
+
+def _below(file: Any) -> Any:
+    return getattr(file, "buffer", file)
+
+
+def _read_some(file: Any, fd: int) -> Any:
+    # First what somebody's reading has left in the buffer. There is something to read, or the end.
+    below = _below(file)
+    return below.read1(_CHUNK) if isinstance(below, io.BufferedReader) else _read(fd, _CHUNK)
 
 
 def _close_quietly(file: Any) -> None:
