@@ -17,7 +17,7 @@ import socket as _socket
 import ssl as _standard
 import weakref
 from _ssl import _SSLContext
-from _ssl import _SSLSocket as _Native
+from _ssl import _SSLSocket as _Native  # type: ignore[attr-defined]
 from collections.abc import Callable
 from typing import Any
 

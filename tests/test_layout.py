@@ -96,7 +96,7 @@ LAYERS: list[tuple[str, str, object]] = [
     ("I/O", "subprocess", ALL),
     ("I/O", "_os_names", []),
     ("I/O", "os", ALL),
-    ("I/O", "*select*", ALL),  # the module's type and the module name each other
+    ("I/O", "[_s]*elect*", ALL),  # the module's type and the module name each other
     ("I/O", "time", ALL),
     ("I/O", "queue", ALL),
     ("I/O", "threading", ALL),
