@@ -473,3 +473,4 @@ for each in (
     each.__module__ = "socket"
     each.__doc__ = original.__doc__
     METHODS[name] = each
+del each, name, original

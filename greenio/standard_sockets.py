@@ -1,7 +1,8 @@
 """The standard socket class's methods, parking: what greenio.monkey puts into socket.socket.
 
-`METHODS` has them by name, `FUNCTIONS` the module's that look up names. Each does what the original did where no fiber runs. In a fiber, a companion of the object's, a
-greenio.socket.socket on the same descriptor that never closes it, makes the call and waits; the object's own timeout rules.
+`METHODS` has them by name, `FUNCTIONS` the module's that look up names. Each does what the original did where no fiber runs. In a
+fiber, a companion of the object's, a greenio.socket.socket on the same descriptor that never closes it, makes the call and waits;
+the object's own timeout rules.
 Exceptions and how things stand after them are those of greenio.socket.
 """
 

@@ -1,8 +1,8 @@
 """TLS sockets of the standard class, parking: what greenio.monkey puts into ssl.SSLContext and ssl.SSLSocket.
 
-A standard SSLSocket reads, writes and shakes hands through its `_sslobj`, which its context's `_wrap_socket` makes. In a fiber, that is
-a `Session` here: OpenSSL between two memory BIOs and what moves bytes between them and the descriptor, as in greenio.ssl. No more is taken
-from the descriptor than the current record, so select and poll on it say what they always said.
+A standard SSLSocket reads, writes and shakes hands through its `_sslobj`, which its context's `_wrap_socket` makes. In a fiber, that
+is a `Session` here: OpenSSL between two memory BIOs and what moves bytes between them and the descriptor, as in greenio.ssl. No more
+is taken from the descriptor than the current record, so select and poll on it say what they always said.
 
 Invariants:
     - where no fiber runs, `_wrap_socket` makes what it always made;
@@ -17,6 +17,7 @@ import socket as _socket
 import ssl as _standard
 import weakref
 from _ssl import _SSLContext
+from _ssl import _SSLSocket as _Native  # type: ignore[attr-defined]
 from collections.abc import Callable
 from typing import Any
 
@@ -25,11 +26,13 @@ from greenio._io import becomes_readable
 from greenio._run import run
 from greenio._scheduler import can_park, running_scheduler
 from greenio._threads import call_outside
-from greenio.ssl import MemoryBIO, SSLSocket
+from greenio.ssl import MemoryBIO, SSLEOFError, SSLSocket, SSLWantReadError
 
 __all__ = ["METHODS", "Session", "wrap_socket"]
 
 _wrap_socket: Any = _SSLContext._wrap_socket  # type: ignore[attr-defined]
+
+_RECORD_BYTES = 16384  # the most that one record holds
 
 
 class _Companion(SSLSocket):
@@ -53,11 +56,12 @@ class _Companion(SSLSocket):
 class Session:
     """What stands in an SSLSocket for what _ssl makes, whose other names it has as well."""
 
-    __slots__ = ("__weakref__", "_companion", "_native", "_sock")
+    __slots__ = ("__weakref__", "_ahead", "_companion", "_native", "_sock")
 
     def __init__(self, sock: Any, native: Any, incoming: MemoryBIO, outgoing: MemoryBIO) -> None:
         self._sock = weakref.ref(sock)
         self._native = native
+        self._ahead = b""  # read before anybody asked for it
         self._companion = _Companion(sock)
         self._companion._start(native, None, incoming, outgoing)
         self._companion._be_careful()
@@ -99,14 +103,38 @@ class Session:
 
     def read(self, len: int, buffer: Any = None, /) -> Any:
         """At most *len* bytes; into *buffer*, if given. Parks."""
+        if self._ahead and len > 0:
+            data, self._ahead = self._ahead[:len], self._ahead[len:]
+            if buffer is None:
+                return data
+            size = min(memoryview(buffer).nbytes, data.__len__())
+            memoryview(buffer).cast("B")[:size] = data[:size]
+            self._ahead = data[size:] + self._ahead
+            return size
         if buffer is None:
             return self._wait(self._companion.read, len)
         return self._wait(self._companion.read, len, buffer)
 
     def write(self, data: Any, /) -> int:
-        """Send some of *data*; returns how many bytes. Parks."""
-        sent: int = self._wait(self._companion.write, data)
+        """Send some of *data*; returns how many bytes. Parks.
+
+        A peer that has told why it closed the connection is heard: its alert is raised instead of what the system says.
+        """
+        try:
+            sent: int = self._wait(self._companion.write, data)
+        except (BrokenPipeError, ConnectionResetError):
+            self._hear()
+            raise
         return sent
+
+    def _hear(self) -> None:
+        # Without waiting, and without losing what else the peer has sent.
+        _plain_sockets.set_timeout(self._companion, 0.0)
+        try:
+            while data := self._companion.read(_RECORD_BYTES):
+                self._ahead += data
+        except (SSLWantReadError, SSLEOFError, ConnectionError):
+            return
 
     def shutdown(self) -> Any:
         """End TLS both ways; returns the SSLSocket. Parks."""
@@ -116,11 +144,11 @@ class Session:
 
     def pending(self) -> int:
         """Bytes that read returns without looking at the descriptor."""
-        return self._companion.pending()
+        return len(self._ahead) or self._companion.pending()
 
     def _wait(self, call: Callable[..., Any], *arguments: Any) -> Any:
         sock = self._sock()
-        if sock is not None:
+        if sock is not None:  # else it is on its way out
             _plain_sockets.set_timeout(self._companion, _socket.socket.gettimeout(sock))
         if running_scheduler() is None:
             return run(call, *arguments)
@@ -187,9 +215,8 @@ def _migrating(name: str) -> Any:
 
     def method(self: Any, *args: Any, **keywords: Any) -> Any:
         native = self._sslobj
-        if native is not None and type(native) is not Session and type(native) is not _Elsewhere and can_park():
-            if type(native).__module__ == "_ssl":
-                self._sslobj = _Elsewhere(self, native)
+        if type(native) is _Native and can_park():
+            self._sslobj = _Elsewhere(self, native)
         return original(self, *args, **keywords)
 
     method.__name__ = name

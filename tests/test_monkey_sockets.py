@@ -1,0 +1,428 @@
+"""socket, ssl, select and selectors under greenio.monkey. What patches runs in child interpreters."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.child import run_child
+
+SETUP = """
+    import errno, os, select, selectors, socket, sys, threading, time
+    import greenio, greenio.monkey
+
+    def parks(call, *arguments):
+        # What the call returns, or raises; another fiber has run meanwhile.
+        ran = []
+        waiting = greenio.spawn(call, *arguments)
+        greenio.yield_now(); greenio.yield_now()
+        assert waiting.state == "parked", (call, waiting.state)
+        return waiting
+
+    def raises(kind, call, *arguments, number=None):
+        try:
+            result = call(*arguments)
+        except kind as error:
+            assert number is None or error.errno == number, error
+            return error
+        raise AssertionError(f"{call} returned {result!r}")
+"""
+
+
+def check(body: str, *arguments: str, flags: tuple[str, ...] = ("-W", "error")) -> None:
+    text = "\n".join(line[4:] if line.startswith("    ") else line for line in SETUP.splitlines())
+    lines = body.splitlines()
+    indent = min(len(line) - len(line.lstrip()) for line in lines if line.strip())
+    source = text + "\n" + "\n".join(line[indent:] for line in lines) + "\nprint('ok')\n"
+    done = run_child(source, *arguments, flags=flags)
+    assert done.stdout.endswith("ok\n"), done.stdout + done.stderr
+
+
+def test_every_wait_of_a_socket_parks_and_serves() -> None:
+    check(
+        """
+        greenio.monkey.patch_all()
+        listener = socket.create_server(("127.0.0.1", 0))
+        accepting = parks(listener.accept)
+        client = socket.create_connection(listener.getsockname())
+        server, address = accepting.result()
+        assert type(server) is socket.socket and address == client.getsockname()
+        assert os.get_blocking(listener.fileno()) and os.get_blocking(server.fileno()) and os.get_blocking(client.fileno())
+        room = bytearray(8)
+        for receive, expected in (
+            (lambda: client.recv(8), b"hello"),
+            (lambda: client.recv_into(room), 5),
+            (lambda: client.recvfrom(8)[0], b"hello"),
+            (lambda: client.recvfrom_into(room)[0], 5),
+            (lambda: client.recvmsg(8)[0], b"hello"),
+            (lambda: client.recvmsg_into([room])[0], 5),
+            (lambda: client.recv(5, socket.MSG_WAITALL), b"hello"),
+        ):
+            waiting = parks(receive)
+            server.sendall(b"hello")
+            assert waiting.result() == expected
+        data = bytes(8_000_000)
+        for send in (client.sendall, client.send, lambda data: client.sendmsg([data])):
+            first = greenio.spawn(client.sendall, data)
+            greenio.yield_now(); greenio.yield_now()
+            assert first.state == "parked"
+            waiting = greenio.spawn(send, data)
+            left = 2 * len(data)
+            while not (first.done() and waiting.done()):
+                assert server.recv(1 << 20)
+            server.settimeout(0.05)
+            try:
+                while server.recv(1 << 20):
+                    pass
+            except TimeoutError:
+                pass
+            server.settimeout(None)
+        """
+    )
+
+
+def test_timeouts_are_the_objects_own() -> None:
+    check(
+        """
+        greenio.monkey.patch_all()
+        a, b = socket.socketpair()
+        a.settimeout(0.02)
+        assert str(raises(TimeoutError, a.recv, 1)) == "timed out"
+        a.setblocking(False)
+        raises(BlockingIOError, a.recv, 1, number=errno.EAGAIN)
+        assert a.gettimeout() == 0 and not os.get_blocking(a.fileno())
+        a.settimeout(None)
+        try:
+            with greenio.timeout(0.02):
+                a.recv(1)
+            raise AssertionError
+        except TimeoutError:
+            pass
+        b.sendall(b"x")
+        assert a.recv(1) == b"x"
+        """
+    )
+
+
+def test_whoever_waits_on_a_closed_or_detached_socket_gets_ebadf() -> None:
+    check(
+        """
+        greenio.monkey.patch_all()
+        for end in ("close", "detach", "os"):
+            a, b = socket.socketpair()
+            waiting = parks(a.recv, 1)
+            if end == "os":
+                socket.close(a.detach())
+            elif end == "detach":
+                os.close(a.detach())
+            else:
+                a.close()
+            assert waiting.exception().errno == errno.EBADF
+            raises(OSError, a.recv, 1, number=errno.EBADF)
+            b.close()
+        a, b = socket.socketpair()
+        waiting = parks(a.recv, 1)
+        a.shutdown(socket.SHUT_RDWR)
+        assert waiting.result() == b""
+        listener = socket.create_server(("127.0.0.1", 0))
+        waiting = parks(listener.accept)
+        listener.close()
+        assert waiting.exception().errno == errno.EBADF
+        """
+    )
+
+
+def test_a_number_that_is_another_sockets_by_now_serves_that() -> None:
+    check(
+        """
+        import warnings
+        warnings.simplefilter("ignore")
+        greenio.monkey.patch_all()
+        for _ in range(3):
+            a, b = socket.socketpair()
+            a.settimeout(0.01)
+            raises(TimeoutError, a.recv, 1)
+            number = a.fileno()
+            del a
+            c, d = socket.socketpair()
+            assert number in (c.fileno(), d.fileno())
+            c, d = (c, d) if c.fileno() == number else (d, c)
+            waiting = parks(c.recv, 1)
+            d.sendall(b"y")
+            assert waiting.result() == b"y"
+        """
+    )
+
+
+def test_classes_and_objects_from_before_park_as_well() -> None:
+    check(
+        """
+        from socket import socket as Socket
+        class Counting(socket.socket):
+            received = 0
+            def recv(self, *arguments):
+                data = super().recv(*arguments)
+                self.received += len(data)
+                return data
+        before, peer = socket.socketpair()
+        counting = Counting(fileno=before.detach())
+        epoll_selector, poll_selector, select_selector = (
+            selectors.EpollSelector(), selectors.PollSelector(), selectors.SelectSelector())
+        for each in (epoll_selector, poll_selector, select_selector):
+            each.register(counting, selectors.EVENT_READ)
+        epoll_selector.register(peer, selectors.EVENT_READ)
+
+        def main():
+            greenio.monkey.patch_all()
+            assert Socket is socket.socket
+            for each in (epoll_selector, poll_selector, select_selector):
+                waiting = parks(each.select)
+                peer.sendall(b"z")
+                (key, events), = waiting.result()
+                assert key.fileobj is counting and events == selectors.EVENT_READ
+                assert counting.recv(10) == b"z"
+            waiting = parks(counting.recv, 10)
+            peer.sendall(b"abc")
+            assert waiting.result() == b"abc" and counting.received == 6
+        greenio.run(main)
+        for each in (epoll_selector, poll_selector, select_selector):
+            assert each.select(0) == []
+            each.close()
+        counting.close(); peer.close()
+        """
+    )
+
+
+def test_select_poll_and_epoll_park() -> None:
+    check(
+        """
+        original = [select.select]     # out of reach
+        from select import select as taken
+        greenio.monkey.patch_all()
+        assert taken is not original[0]
+        a, b = socket.socketpair()
+        poll = select.poll()
+        poll.register(a, select.POLLIN)
+        epoll = select.epoll()
+        epoll.register(a, select.EPOLLIN)
+        for wait, expected in (
+            (lambda: select.select([a], [], []), ([a], [], [])),
+            (lambda: taken([a], [], [], 10), ([a], [], [])),
+            (lambda: poll.poll(), [(a.fileno(), select.POLLIN)]),
+            (lambda: epoll.poll(), [(a.fileno(), select.EPOLLIN)]),
+        ):
+            waiting = parks(wait)
+            b.sendall(b"x")
+            assert waiting.result() == expected
+            assert a.recv(1) == b"x"
+        assert select.select([a], [], [], 0.01) == ([], [], []) and poll.poll(10) == [] and epoll.poll(0.01) == []
+        waiting = parks(poll.poll)
+        raises(RuntimeError, poll.poll)
+        waiting.cancel(); waiting.join()
+        raises(TypeError, type(poll))
+        raises(OverflowError, poll.poll, 1 << 31)
+        assert isinstance(epoll, select.epoll)
+        epoll.close()
+        raises(ValueError, epoll.poll)
+        """
+    )
+
+
+def test_an_os_thread_without_fibers_waits_as_ever() -> None:
+    check(
+        """
+        greenio.monkey.patch_all()
+        start = greenio.monkey.get_original("_thread", "start_new_thread")
+        results = []
+        a, b = socket.socketpair()
+        def outside():
+            assert not greenio.can_park()
+            results.append(a.recv(10))
+            results.append(select.select([a], [], [])[0] == [a])
+            poll = select.poll(); poll.register(a, select.POLLIN)
+            results.append(len(poll.poll()))
+            a.sendall(a.recv(10))
+            results.append(socket.getaddrinfo("127.0.0.1", 80)[0][4])
+        start(outside, ())
+        b.sendall(b"one")
+        while len(results) < 1: time.sleep(0.001)
+        b.sendall(b"two")
+        assert b.recv(10) == b"two"
+        while len(results) < 4: time.sleep(0.001)
+        assert results == [b"one", True, 1, ("127.0.0.1", 80)]
+        """
+    )
+
+
+def test_unpatching_leaves_modules_and_classes_as_they_were() -> None:
+    check(
+        """
+        import ssl
+        owners = [socket, socket.socket, select, selectors, ssl, ssl.SSLSocket, ssl.SSLContext,
+            selectors.EpollSelector, selectors.PollSelector, selectors.SelectSelector]
+        before = [dict(vars(owner)) for owner in owners]
+        for name in ("socket", "ssl", "select", "selectors"):
+            patch = getattr(greenio.monkey, f"patch_{name}")
+            patch(); patch()
+        assert {"socket", "ssl", "select", "selectors"} <= set(greenio.monkey.patched_modules())
+        assert greenio.monkey.get_original("select", "epoll") is before[2]["epoll"]
+        a, b = socket.socketpair()
+        def main():
+            waiting = parks(a.recv, 1)
+            b.sendall(b"x")
+            assert waiting.result() == b"x"
+        greenio.run(main)
+        greenio.monkey.unpatch_all()
+        for owner, names in zip(owners, before):
+            assert dict(vars(owner)) == names, owner
+        b.sendall(b"y")
+        assert a.recv(1) == b"y"
+        a.close(); b.close()
+        """
+    )
+
+
+def test_names_keep_their_looks() -> None:
+    check(
+        """
+        import inspect
+        recv, lookup = socket.socket.recv, socket.getaddrinfo
+        text = recv.__doc__
+        greenio.monkey.patch_all()
+        assert socket.socket.recv is not recv and socket.socket.recv.__name__ == "recv"
+        assert socket.socket.recv.__qualname__ == "socket.recv" and socket.socket.recv.__doc__ == text
+        assert socket.getaddrinfo.__module__ == "socket" and socket.getaddrinfo.__doc__ == lookup.__doc__
+        assert inspect.signature(socket.getaddrinfo) == inspect.signature(lookup)
+        assert socket.getaddrinfo("127.0.0.1", 80, type=socket.SOCK_STREAM)[0][4] == ("127.0.0.1", 80)
+        with socket.socket() as sock:
+            raises(TypeError, sock.recv)
+            raises(ValueError, sock.recv, -1)
+            raises(TypeError, sock.sendall, "text")
+            raises(TypeError, sock.connect, "nowhere")
+        """
+    )
+
+
+def test_a_forked_child_goes_on_with_the_sockets() -> None:
+    check(
+        """
+        greenio.monkey.patch_all()
+        a, b = socket.socketpair()
+        a.settimeout(0.01)
+        raises(TimeoutError, a.recv, 1)
+        a.settimeout(10)
+        pid = os.fork()
+        if pid == 0:
+            waiting = parks(a.recv, 1)
+            b.sendall(b"c")
+            os._exit(waiting.result() != b"c")
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        waiting = parks(a.recv, 1)
+        b.sendall(b"p")
+        assert waiting.result() == b"p"
+        """,
+        flags=(),
+    )
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_tls_of_the_standard_class_parks(outside: bool, tmp_path: Path) -> None:
+    # `outside`: TLS begins before there are fibers.
+    check(
+        f"""
+        import ssl
+        from tests.test_monkey_sockets import certificate
+        path = certificate(sys.argv[1])
+        server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        server_context.load_cert_chain(path)
+        client_context = ssl.create_default_context(cafile=path)
+        client_context.check_hostname = False
+        one, other = socket.socketpair()
+        def wrap_server(found):
+            found.append(server_context.wrap_socket(other, server_side=True))
+        if {outside}:
+            found = []
+            thread = threading.Thread(target=wrap_server, args=(found,))
+            thread.start()
+            client = client_context.wrap_socket(one)
+            thread.join()
+            server = found[0]
+        greenio.monkey.patch_all()
+        if not {outside}:
+            handshake = parks(lambda: server_context.wrap_socket(other, server_side=True))
+            client = client_context.wrap_socket(one)
+            server = handshake.result()
+        assert type(client) is ssl.SSLSocket and client.version().startswith("TLS") and client.getpeercert()
+        for receive in (client.recv, client.read, lambda size: client.recv_into(bytearray(size)) and b"hello"):
+            waiting = parks(receive, 10)
+            server.sendall(b"hello")
+            assert waiting.result() == b"hello"
+        client.settimeout(0.02)
+        raises(TimeoutError, client.recv, 1)
+        client.settimeout(None)
+        file = server.makefile("rb")
+        line = parks(file.readline)
+        client.sendall(b"a line\\n")
+        assert line.result() == b"a line\\n"
+        server.sendall(b"two parts")
+        assert client.recv(3) == b"two" and client.pending() == 6 and client.recv(10) == b" parts"
+        ending = parks(client.unwrap)
+        raw = server.unwrap()
+        assert ending.result().fileno() == client.fileno()
+        waiting = parks(client.recv, 10)
+        raw.sendall(b"clear")
+        assert waiting.result() == b"clear"
+        file.close(); client.close(); server.close(); raw.close()
+        """,
+        str(tmp_path),
+        flags=(),
+    )
+
+
+def certificate(folder: str) -> str:
+    """The path of a self-signed certificate with its key, made in *folder*."""
+    path = Path(folder, "both.pem")
+    key = Path(folder, "key.pem")
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"),
+            *("-addext", "basicConstraints=critical,CA:TRUE", "-keyout", str(key), "-out", str(path)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    path.write_bytes(key.read_bytes() + path.read_bytes())
+    return str(path)
+
+
+@pytest.mark.slow
+def test_servers_and_clients_of_the_standard_library_park() -> None:
+    check(
+        """
+        import http.client, http.server, socketserver, urllib.request, xmlrpc.client, xmlrpc.server
+        greenio.monkey.patch_all()
+        everybody = threading.Barrier(20)       # nobody gets an answer before all have asked
+        class Slow(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            def do_GET(self):
+                everybody.wait(30)
+                self.send_response(200)
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"ok")
+            def log_message(self, *arguments):
+                pass
+        class Threaded(socketserver.ThreadingMixIn, http.server.HTTPServer):
+            daemon_threads = True
+        server = Threaded(("127.0.0.1", 0), Slow)
+        serving = greenio.spawn(server.serve_forever)
+        url = "http://127.0.0.1:%d/" % server.server_address[1]
+        def ask():
+            with urllib.request.urlopen(url) as answer:
+                return answer.read()
+        asking = [greenio.spawn(ask) for _ in range(20)]
+        assert [each.result() for each in asking] == [b"ok"] * 20
+        server.shutdown(); serving.join(); server.server_close()
+        """,
+        flags=(),
+    )
