@@ -21,7 +21,11 @@ from greenio.compat.patches import Patch, replace_references
 __all__ = ["get_original", "is_patched", "patch_all", "patched_modules", "unpatch_all"]
 
 # In the order in which they are patched: what others build on comes first.
-_MODULES = ("time",)
+_MODULES = (
+    "time",
+    "psycopg",
+    "psycopg2",
+)
 
 _patches: dict[str, Patch] = {}
 
@@ -46,6 +50,16 @@ def patch_all(**which: bool) -> None:
 def patch_time() -> None:
     """Patch time: sleep parks."""
     _patch(["time"])
+
+
+def patch_psycopg() -> None:
+    """Patch psycopg 3, if it is imported now or later: the wait in C parks."""
+    _patch(["psycopg"])
+
+
+def patch_psycopg2() -> None:
+    """Patch psycopg2, if it is imported now or later: a wait callback that parks, and turns on a connection."""
+    _patch(["psycopg2"])
 
 
 def _patch(names: list[str]) -> None:
