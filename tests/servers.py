@@ -104,8 +104,12 @@ def mariadb() -> Iterator[Address]:
             "--innodb-flush-log-at-trx-commit=0",
             "--innodb-buffer-pool-size=16M",
         ]
+        def answers() -> bool:  # it listens before it has run the file that makes the user
+            return "ready for connections" in (folder / "log").read_text(errors="replace")
+
         # Nothing of its data is kept, so it need not put that in order, which takes ten seconds.
-        with _started([program, *common, *options], folder, port, user=user, stop=signal.SIGKILL):
+        command = [program, *common, *options]
+        with _started(command, folder, port, user=user, stop=signal.SIGKILL, answers=answers):
             yield {"host": HOST, "port": port, "user": "greenio", "password": "secret", "database": "greenio"}
 
 
@@ -151,7 +155,7 @@ def sshd() -> Iterator[Address]:
         (folder / "configuration").write_text(
             f"Port {port}\nListenAddress {HOST}\nHostKey {folder}/host\nPidFile {folder}/pid\nUsePAM no\nStrictModes no\n"
             f"AuthorizedKeysFile {folder}/client.pub\nPermitRootLogin prohibit-password\nMaxSessions 200\nMaxStartups 200\n"
-            "PrintMotd no\nPrintLastLog no\n"
+            "Subsystem sftp internal-sftp\nPrintMotd no\nPrintLastLog no\n"
         )
         command = [program, "-D", "-e", "-f", str(folder / "configuration")]
         with _started(command, folder, port):

@@ -35,7 +35,7 @@ def application(address: dict[str, Any]) -> Any:
 
 @contextlib.contextmanager
 def worker(app: Any) -> Iterator[None]:
-    instance = app.Worker(pool="threads", concurrency=COUNT, loglevel="ERROR", without_gossip=True, without_mingle=True)
+    instance = app.Worker(pool="threads", concurrency=COUNT, loglevel="ERROR", quiet=True, without_gossip=True, without_mingle=True)
     thread = threading.Thread(target=instance.start, name="worker")
     thread.start()
     try:

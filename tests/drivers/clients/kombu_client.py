@@ -59,6 +59,7 @@ def errors(address: dict[str, Any]) -> None:
         message.ack()
         assert message.payload == "text"
         queue.close()
-    with raises(kombu.exceptions.OperationalError) as caught:
-        connect({**address, "port": 1}).connect()
+    nobody = connect({**address, "port": 1})
+    with raises(*nobody.connection_errors) as caught:
+        nobody.connect()
     assert "refused" in str(caught.error), caught.error

@@ -95,13 +95,21 @@ def hundred(operation: Callable[[int], None]) -> dict[str, Any]:
 def in_parallel(fn: Callable[[int], Any], numbers: range = range(COUNT)) -> list[Any]:
     """[fn(number) for number in numbers], each in a thread: for connections to be made."""
     results: dict[int, Any] = {}
-    threads = [
-        threading.Thread(target=lambda number=number: results.update({number: fn(number)})) for number in numbers
-    ]
+    errors: list[BaseException] = []
+
+    def call(number: int) -> None:
+        try:
+            results[number] = fn(number)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in numbers]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    if errors:
+        raise errors[0]
     return [results[number] for number in numbers]
 
 

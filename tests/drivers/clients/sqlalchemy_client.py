@@ -18,7 +18,7 @@ def engine(address: dict[str, Any], driver: str, **options: Any) -> Any:
 
 def query(pool: Any, number: int, seconds: float = 0.2) -> None:
     with pool.connect() as connection:
-        assert connection.execute(text("SELECT pg_sleep(:s), :n"), {"s": seconds, "n": number}).one()[1] == number
+        assert connection.execute(text("SELECT pg_sleep(:s), CAST(:n AS int)"), {"s": seconds, "n": number}).one()[1] == number
 
 
 @contextlib.contextmanager
@@ -50,7 +50,7 @@ def errors(address: dict[str, Any]) -> None:
             while not over.wait(0.001):
                 ticks.append(1)
 
-        ticker = threading.Thread(target=tick)
+        ticker = threading.Thread(target=tick, daemon=True)
         ticker.start()
         in_parallel(lambda number, pool=pool: query(pool, number, 0.02), range(10))  # type: ignore[misc]
         over.set()
