@@ -88,8 +88,8 @@ def mariadb() -> Iterator[Address]:
         common = ["--no-defaults", f"--datadir={data}"]
         _run([install, *common, "--auth-root-authentication-method=normal", "--skip-test-db"], user)
         (folder / "start.sql").write_text(
-            "CREATE DATABASE IF NOT EXISTS greenio; "
-            f"CREATE USER IF NOT EXISTS greenio@'{HOST}' IDENTIFIED BY 'secret'; GRANT ALL ON greenio.* TO greenio@'{HOST}';\n"
+            "CREATE DATABASE IF NOT EXISTS greenio;\n"
+            f"CREATE USER IF NOT EXISTS greenio@'{HOST}' IDENTIFIED BY 'secret';\nGRANT ALL ON greenio.* TO greenio@'{HOST}';\n"
         )
         port = _free_port()
         options = [
@@ -155,7 +155,7 @@ def sshd() -> Iterator[Address]:
         (folder / "configuration").write_text(
             f"Port {port}\nListenAddress {HOST}\nHostKey {folder}/host\nPidFile {folder}/pid\nUsePAM no\nStrictModes no\n"
             f"AuthorizedKeysFile {folder}/client.pub\nPermitRootLogin prohibit-password\nMaxSessions 200\nMaxStartups 200\n"
-            "Subsystem sftp internal-sftp\nPrintMotd no\nPrintLastLog no\n"
+            "Subsystem sftp internal-sftp\nSetEnv SHLVL=2\nPrintMotd no\nPrintLastLog no\n"
         )
         command = [program, "-D", "-e", "-f", str(folder / "configuration")]
         with _started(command, folder, port):
