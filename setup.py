@@ -37,6 +37,7 @@ MODULES: dict[str, list[str]] = {
     "greenio._channels": [],
     "greenio._select": [],
     "greenio._task_groups": [],
+    "greenio._standard_threads": [],
     "greenio._dump_signal": [],
     "greenio._threads": [],
     "greenio._lookups": [],
@@ -44,8 +45,10 @@ MODULES: dict[str, list[str]] = {
     "greenio._socket": [],
     "greenio._signals": [],
     "greenio._messages": [],
+    "greenio._plain_sockets": [],
     "greenio._tls": [],
     "greenio._streams": [],
+    "greenio._outermost": [],
 }
 
 DIRECTIVES = {

@@ -78,10 +78,10 @@ from greenio._task_groups import TaskGroup
 from greenio._threads import ThreadLimiter, configure_threads, current_default_limiter, to_thread
 from greenio._time import current_time, sleep, sleep_until
 
-_LATE = frozenset({"os", "selectors", "ssl", "subprocess"})
+_LATE = frozenset({"io", "os", "selectors", "ssl", "subprocess"})
 
 if _TYPE_CHECKING:
-    from greenio import os, selectors, ssl, subprocess
+    from greenio import io, os, selectors, ssl, subprocess
     from greenio._select_module import SelectModule as _SelectModule
 
     select: _SelectModule  # a module that can be called, which type checkers do not know
@@ -158,6 +158,7 @@ __all__ = [
     "current_time",
     "enter_run",
     "from_thread",
+    "io",
     "leave_run",
     "listen_tcp",
     "listen_unix",

@@ -13,12 +13,12 @@ Not taken: SIGCHLD (its handler is the program's; signalfd wants it blocked in e
 """
 
 import os
-import select
-import threading
 from collections.abc import Callable
+from select import POLLIN, poll
 from typing import TypeVar
 
 from greenio._io import becomes_readable, notify_closing
+from greenio._os_threads import OSThread
 from greenio._scheduler import checkpoint
 from greenio._sync import Event
 
@@ -34,8 +34,8 @@ class Pidfd:
     def __init__(self, fd: int, pid: int) -> None:
         self.fd = fd
         self.pid = pid
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLIN)
+        self._poll = poll()
+        self._poll.register(fd, POLLIN)
 
     def __del__(
         self, notify_closing: Callable[[int], None] = notify_closing, close: Callable[[int], None] = os.close
@@ -113,7 +113,7 @@ def watch_children(kind: int, number: int, flags: int) -> _Watcher:
     watcher = _watchers.get(key)
     if watcher is None:
         watcher = _Watcher(key)
-        thread = threading.Thread(target=watcher.work, name=f"greenio wait for {watcher!r}", daemon=True)
+        thread = OSThread(target=watcher.work, name=f"greenio wait for {watcher!r}", daemon=True)
         _watchers[key] = watcher
         try:
             thread.start()

@@ -89,6 +89,10 @@ class _Buffered:
         del ahead[:size]
         return data
 
+    def unread(self, data: bytes) -> None:
+        """Put *data* back: whoever reads next gets it first."""
+        self._ahead[:0] = data
+
     def _check_readable(self) -> None:
         self._check_open()
         if not self.raw.readable():

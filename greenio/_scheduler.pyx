@@ -24,8 +24,8 @@ from libc.stdlib cimport free, malloc
 
 from greenio._switch cimport (
     StatePointer, adopt_thread, after_fork, before_fork, bring_requests, call_on_stack, check_signals, checked_stack_bytes,
-    foreign_states, forget_after_fork, forget_pool_after_fork, forward_signals, give_back_stacks, give_back_surplus,
-    hears_signals, prepare, recover_stack, switch_to, trim_surplus, watch_overflow_handler)
+    foreign_states, forget_after_fork, forget_pool_after_fork, forward_signals, give_back_all, give_back_stacks,
+    hears_signals, look_at_stacks, prepare, recover_stack, switch_to, trim_stacks, watch_overflow_handler)
 from greenio.pollers.poller cimport (
     FAILED, HANG_UP, PEER_CLOSED, READABLE, URGENT, WRITABLE)
 
@@ -119,7 +119,7 @@ cdef enum:
     DEADLOCK_GRACE_NS = 10_000_000        # an OS thread that ends, or a signal under way, gets this long first
     DEADLOCK_AGAIN_NS = 1_000_000_000     # other OS threads may end without a word
     LONG_WAIT_NS = 10_000_000             # time enough to tidy up first
-    TRIMMED_A_LOOK = 16           # stacks, of 2 µs each
+    TRIMMED_A_LOOK = 16           # stacks, of 2 to 4 µs each
     EXIT_PATIENCE_MS = 5000
     BIG_STACK_BYTES = 8 * 1024 * 1024
 
@@ -910,7 +910,7 @@ cdef class Scheduler:
         if live:
             give_back_stacks()
         else:
-            give_back_surplus()
+            give_back_all()
         self.forget_thread()
         self.current = NULL
         greenio_scheduler_set(NULL)
@@ -1371,7 +1371,8 @@ cdef class Scheduler:
                 self.poller.wait(0)
         except BaseException as error:
             self.throw_into_main(error)
-        trim_surplus(TRIMMED_A_LOOK)
+        look_at_stacks(1)
+        trim_stacks(TRIMMED_A_LOOK)
         if monitor_stopped:
             start_monitor_again()
 
@@ -1426,7 +1427,7 @@ cdef class Scheduler:
             if self.deadlock_looks == 1:
                 return self.wait_for_events(DEADLOCK_GRACE_NS)   # the whole of it, whatever else there is to do
             timeout_ns = DEADLOCK_AGAIN_NS
-        trim_ns = trim_surplus(TRIMMED_A_LOOK)
+        trim_ns = 0 if look_at_stacks(TRIMMED_A_LOOK) else trim_stacks(TRIMMED_A_LOOK)
         if trim_ns >= 0 and (timeout_ns < 0 or trim_ns < timeout_ns):
             timeout_ns = trim_ns
         return self.wait_for_events(timeout_ns)

@@ -1,4 +1,5 @@
 # What _signals.pyx gives to Python.
+from collections.abc import Iterable
 from signal import Signals
 from types import TracebackType
 from typing import Never, Self
@@ -22,3 +23,4 @@ class SignalSubscription:
     def __select__(self) -> Selectable: ...
 
 def signals(*numbers: int) -> SignalSubscription: ...
+def open_signalfd(numbers: Iterable[int]) -> int: ...

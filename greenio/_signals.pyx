@@ -33,6 +33,18 @@ cdef extern from "<signal.h>" nogil:
 cdef enum:
     PENDING = 100            # of one number that nobody has looked at; more are dropped
 
+cdef extern from "<signal.h>" nogil:
+    ctypedef struct sigset_t:
+        pass
+    int sigemptyset(sigset_t *signals)
+    int sigaddset(sigset_t *signals, int number)
+
+cdef extern from "<sys/signalfd.h>" nogil:
+    enum:
+        SFD_CLOEXEC
+        SFD_NONBLOCK
+    int signalfd(int fd, const sigset_t *mask, int flags)
+
 _Before = namedtuple("_Before", "handler action")
 
 cdef dict subscribers = {}   # number: list of SignalSubscription, in order of entering
@@ -309,6 +321,20 @@ def signals(*numbers):
     made = SignalSubscription.__new__(SignalSubscription)
     made.numbers = tuple(dict.fromkeys([int(number) for number in numbers]))
     return made
+
+
+def open_signalfd(numbers):
+    """A descriptor (signalfd) that is readable while one of the signals *numbers* is pending, which the caller has blocked."""
+    cdef sigset_t wanted
+    cdef int fd
+    sigemptyset(&wanted)
+    for number in numbers:
+        if sigaddset(&wanted, number) < 0:
+            raise OSError(errno, f"{os.strerror(errno)}: signal {number}")
+    fd = signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK)
+    if fd < 0:
+        raise OSError(errno, os.strerror(errno))
+    return fd
 
 
 def _after_fork_in_child():

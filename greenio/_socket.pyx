@@ -282,9 +282,14 @@ cdef void drop_linger(int fd) noexcept:
 def _close_at_once(int fd):
     """Close a socket's descriptor without SO_LINGER's wait."""
     drop_linger(fd)
+    close_descriptor(fd)
+
+
+cdef int close_descriptor(int fd) except -1:
     # ECONNRESET: the peer was faster. The descriptor is closed all the same.
     if close_call(fd) < 0 and errno != EINTR and errno != ECONNRESET:
         raise socket_error(errno)
+    return 0
 
 
 cdef bint read_int(object thing, int *number) except -1:
@@ -785,10 +790,10 @@ cdef class SocketCore:
         cdef Scheduler scheduler = current_scheduler_or_raise()
         cdef int error
         scheduler.check()
-        inner = self._inner()
-        if not self.nonblocking and not fcntl(self.fd, F_GETFL) & O_NONBLOCK:
+        answer = self._connect_now(address)
+        if answer is None:
             return None
-        error = inner.connect_ex(address)
+        error = answer
         if self.fd < 0:
             return EBADF
         if error == EAGAIN and self.domain == AF_UNIX and not self.never_waits():
@@ -799,8 +804,15 @@ cdef class SocketCore:
         error = self.connect_waiting(scheduler)
         if self.timeout_seconds is None and self.fd >= 0:
             # To the kernel it is under way until somebody asks by another connect. One that blocks has asked.
-            inner.connect_ex(address)
+            self._connect_now(address)
         return error
+
+    def _connect_now(self, address):
+        """The system's connect: 0 or an errno, EINPROGRESS among them. None: it would block, nothing was done."""
+        inner = self._inner()
+        if not self.nonblocking and not fcntl(self.fd, F_GETFL) & O_NONBLOCK:
+            return None
+        return inner.connect_ex(address)
 
     cdef int connect_to_full_backlog(self, Scheduler scheduler, address) except -1:
         # No event tells when a Unix listener has room again.
@@ -810,7 +822,7 @@ cdef class SocketCore:
         pause.length_ns = FIRST_PAUSE_NS
         while error == EAGAIN:
             self.wait_a_moment(scheduler, &pause, deadline_ns, "socket connect")
-            error = self._inner().connect_ex(address)
+            error = self._connect_now(address)
         return error
 
     cdef int connect_waiting(self, Scheduler scheduler) except -1:
@@ -983,7 +995,7 @@ cdef class SocketCore:
         if self.kind == SOCK_STREAM and self.domain != AF_UNIX and lingers(fd):
             self._close_lingering(fd)
         else:
-            _close_at_once(fd)
+            close_descriptor(fd)
 
     def _close_lingering(self, fd):
         """Close *fd*, which has been detached; the one that can wait for SO_LINGER elsewhere overrides this."""

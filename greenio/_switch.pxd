@@ -80,10 +80,13 @@ cdef void recover_stack(FiberCore *core) noexcept
 # The memory of stacks that nobody needs, to the kernel: for a moment with nothing else to do.
 cdef void give_back_stacks() noexcept
 
-# Of the ended fibers' stacks that are kept for a while, give up those that nobody needed, `most` at a time. Returns the time in
-# ns to the next look, 0 if there are more to give up now; -1: no look is needed. give_back_surplus: all of them, at once.
-cdef int64_t trim_surplus(int most) noexcept
-cdef void give_back_surplus() noexcept
+# Of the ended fibers' stacks that are kept: give back what deep calls left behind, `most` at a time; True: there are more to look at.
+cdef bint look_at_stacks(int most) noexcept
+
+# And give up those that nobody needed for a while, `most` at a time. Returns the time in ns to the next look, 0 if there are more
+# to give up now; -1: no look is needed. give_back_all: both of all of them, at once.
+cdef int64_t trim_stacks(int most) noexcept
+cdef void give_back_all() noexcept
 
 # Usable bytes for a request, checked. ValueError or TypeError names the bounds.
 cdef size_t checked_stack_bytes(object requested) except 0

@@ -69,6 +69,8 @@ cdef extern from "stack.h":
     void greenio_stack_set_high_water(size_t slots, size_t surplus)
     greenio_stack *greenio_stack_take_surplus(int64_t now_ns, int64_t *next_ns)
     const size_t greenio_stack_surplus
+    const size_t greenio_stack_to_look_at
+    void greenio_stack_look(size_t most)
     int greenio_stack_stats_of "greenio_stack_stats"(size_t index, greenio_stack_stats *stats)
     int greenio_stack_canary_intact(const greenio_stack *stack)
     greenio_stack *greenio_stack_find(const void *address)
@@ -382,16 +384,23 @@ cdef void give_back_stacks() noexcept:
     greenio_stack_give_back()
 
 
-cdef void give_back_surplus() noexcept:
+cdef void give_back_all() noexcept:
     cdef int64_t unused
     cdef greenio_stack *stack
     while greenio_stack_surplus != 0:
         stack = greenio_stack_take_surplus(INT64_MAX, &unused)
         give_up(stack)
+    greenio_stack_look(<size_t>-1)
     greenio_stack_give_back()
 
 
-cdef int64_t trim_surplus(int most) noexcept:
+cdef bint look_at_stacks(int most) noexcept:
+    if greenio_stack_to_look_at != 0:
+        greenio_stack_look(<size_t>most)
+    return greenio_stack_to_look_at != 0
+
+
+cdef int64_t trim_stacks(int most) noexcept:
     cdef greenio_stack *stack
     cdef timespec time
     cdef int64_t now_ns

@@ -313,6 +313,10 @@ cdef class TLSCore(MessageCore):
             self.leftover = None
         self.engine = engine
 
+    def _be_careful(self):
+        """From now on no byte beyond the current record is taken from the descriptor, as the standard module has it."""
+        self.engine.careful = True
+
     @property
     def _has_leftover(self):
         return self.leftover is not None
@@ -802,12 +806,13 @@ cdef class TLSCore(MessageCore):
             raise ValueError(f"No SSL wrapper around {self!r}")
         scheduler.check()
         enter_turn(&engine.writing, scheduler, self, "TLS shutdown", &deadline_ns)
+        careful = engine.careful
         engine.careful = True
         engine.half_closed = True
         try:
             self.drive(engine, scheduler, engine.call_shutdown, "TLS shutdown", &deadline_ns)
         finally:
-            engine.careful = False
+            engine.careful = careful
             leave_turn(&engine.writing, scheduler)
         if self.engine is engine:
             self.leftover = engine.incoming.read() or None

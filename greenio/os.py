@@ -10,13 +10,14 @@ standard, wait() and waitpid(-1, …) also reap what belongs to a Popen.
 """
 
 import errno as _errno
-import os as _standard
+import os as _os
 import select as _poll
 import stat as _stat
 import sys as _sys
 from collections.abc import Callable as _Callable
 from collections.abc import Iterable as _Iterable
 from collections.abc import Sequence as _Sequence
+from types import SimpleNamespace as _SimpleNamespace
 from typing import Any as _Any
 
 from greenio import subprocess as _subprocess
@@ -55,6 +56,10 @@ __all__ += [
     "writev",
 ]
 
+# As they are now: greenio.monkey puts others in their place.
+_standard: _Any = _SimpleNamespace(**vars(_os))
+_pollable = _poll.poll
+
 _RWF_NOWAIT = 0x8  # linux/fs.h; os.RWF_NOWAIT is there only if libc knows it
 _NOT_NOWAIT = (_errno.EOPNOTSUPP, _errno.EINVAL, _errno.ENOSYS, _errno.EPERM, _errno.ESPIPE)
 _WAITED = {_stat.S_IFIFO, _stat.S_IFSOCK, _stat.S_IFCHR, 0}  # 0: eventfd, timerfd, …
@@ -63,11 +68,11 @@ _P_WAIT = _standard.P_WAIT
 
 
 def __getattr__(name: str) -> _Any:
-    return getattr(_standard, name)
+    return getattr(_os, name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *dir(_standard)})
+    return sorted({*globals(), *dir(_os)})
 
 
 # --- descriptors -----------------------------------------------------------------------------------------------------
@@ -81,7 +86,7 @@ def _waits(fd: int) -> bool:
 
 
 def _is_ready(fd: int, event: int) -> bool:
-    poll = _poll.poll()
+    poll = _pollable()
     poll.register(fd, event)
     return bool(poll.poll(0))
 
@@ -142,9 +147,9 @@ def read(fd: int, length: int, /) -> bytes:
         OSError: as the system says; EBADF if it is closed meanwhile (see notify_closing).
         RuntimeError: no fibers run on this OS thread.
     """
-    _checkpoint()
     if length <= 0 or not _waits(fd):
         return _standard.read(fd, length)
+    _checkpoint()
     while True:
         found = _read_now(fd, length)
         if found is not None:
@@ -154,9 +159,9 @@ def read(fd: int, length: int, /) -> bytes:
 
 def readv(fd: int, buffers: _Sequence[_Any], /) -> int:
     """Read into *buffers* in turn, as os.readv; returns how many bytes. Parks and raises as `read`."""
-    _checkpoint()
     if not _waits(fd):
         return _standard.readv(fd, buffers)
+    _checkpoint()
     while True:
         count = _readv_now(fd, buffers)
         if count is not None:
@@ -182,12 +187,12 @@ def write(fd: int, data: _Any, /) -> int:
 
 def writev(fd: int, buffers: _Sequence[_Any], /) -> int:
     """Write *buffers* one after the other, as os.writev. Parks, returns and raises as `write`."""
-    _checkpoint()
     if not _waits(fd):
         return _standard.writev(fd, buffers)
     left = [view for view in _views(buffers) if view]
     if not left:
         return _standard.writev(fd, buffers)
+    _checkpoint()
     written = 0
     try:
         while left:
@@ -267,7 +272,7 @@ def wait3(options: int) -> tuple[int, int, _Any]:
     return wait4(-1, options)
 
 
-def waitid(idtype: int, id: int, options: int, /) -> "_standard.waitid_result | None":
+def waitid(idtype: int, id: int, options: int, /) -> "_os.waitid_result | None":
     """What has happened to a child, as os.waitid. Parks until something has.
 
     Args:
@@ -284,7 +289,7 @@ def waitid(idtype: int, id: int, options: int, /) -> "_standard.waitid_result | 
     own = _Pidfd(_standard.dup(id), id) if idtype == _standard.P_PIDFD else None  # the number may be closed meanwhile
     number = id if own is None else own.fd
 
-    def attempt() -> "_standard.waitid_result | None":
+    def attempt() -> "_os.waitid_result | None":
         return _standard.waitid(idtype, number, options | _standard.WNOHANG)
 
     try:
@@ -311,7 +316,7 @@ def _kill_and_reap(pid: int) -> None:
         scheduler.outside_call(-1)
 
 
-def system(command: "_standard.PathLike[_Any] | str | bytes") -> int:
+def system(command: "_os.PathLike[_Any] | str | bytes") -> int:
     """Run a command in the shell, and return its wait status (see waitstatus_to_exitcode), as os.system. Parks until it has ended.
 
     Unlike the C function it does not ignore SIGINT and SIGQUIT meanwhile: other fibers may want them.

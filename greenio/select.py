@@ -92,6 +92,9 @@ __all__ = [
 # Constants that only newer versions have.
 globals().update({name: value for name, value in vars(_standard).items() if name.startswith("EPOLL")})
 
+# Kept, for a program may put ours in their place.
+_new_poll = _standard.poll
+_Epoll = _standard.epoll
 
 _Source = int | _HasFileno
 _R = TypeVar("_R", bound=_Source)
@@ -155,7 +158,7 @@ def select(
         raise ValueError("timeout must be non-negative")
     try:
         lists: list[list[tuple[Any, int]]] = [
-            [(source, _descriptor(source)) for source in sources] for sources in (list(rlist), list(wlist), list(xlist))
+            [(source, _descriptor(source)) for source in sources] for sources in (rlist, wlist, xlist)
         ]
     except TypeError as problem:
         if "iterable" in str(problem):
@@ -191,7 +194,7 @@ class poll:
     """The standard select.poll() object, whose poll() parks. Several fibers may wait in one."""
 
     def __init__(self) -> None:
-        self._checked = _standard.poll()
+        self._checked = _new_poll()
         self._wanted: dict[int, int] = {}
 
     def register(self, fd: _Source, eventmask: int = POLLIN | POLLPRI | POLLOUT, /) -> None:
@@ -236,13 +239,13 @@ class epoll:
     """
 
     def __init__(self, sizehint: int = -1, flags: int = 0) -> None:
-        self._epoll = _standard.epoll(sizehint, flags)
+        self._epoll = _Epoll(sizehint, flags)
 
     @classmethod
     def fromfd(cls, fd: int, /) -> Self:
         """One on an epoll descriptor that is open; it will close it."""
         made = cls.__new__(cls)
-        made._epoll = _standard.epoll.fromfd(fd)
+        made._epoll = _Epoll.fromfd(fd)
         return made
 
     @property

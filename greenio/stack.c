@@ -81,12 +81,13 @@
 #define BATCH 64
 #define BATCHED_STACK_BYTES ((size_t)512 * 1024) /* larger ones go at once: they may hold as much memory as they are large */
 
-/* state of a slot, in the low bits of slab->states[index]; the guard's kind is above, and whether it was released before */
+/* state of a slot, in the low bits of slab->states[index]; the guard's kind is above, and what is known of its pages */
 enum { SLOT_FRESH, SLOT_IN_USE, SLOT_POOLED, SLOT_COLD };
 #define STATE_MASK 3
 #define KIND_SHIFT 2
 #define KIND_MASK 3
-#define RELEASED_BEFORE 16 /* since it was made, or given back */
+#define LOOKED_AT 16 /* since it was made, or given back */
+#define TO_LOOK_AT 32 /* pooled; how deep its last user went is not known yet */
 
 #define NO_SLOT UINT32_MAX
 
@@ -98,6 +99,7 @@ struct slab {
     uint32_t made;           /* slots [0, made) were handed out once and are guarded; the rest are fresh */
     uint32_t guarded;        /* slots [made, guarded) are guarded already, by MADV_GUARD_INSTALL */
     uint32_t busy;           /* slots in use, pooled, or cold and still to be given back */
+    uint32_t to_look_at;     /* slots with TO_LOOK_AT */
     uint32_t first_cold;     /* NO_SLOT: none */
     uint16_t size_class;
     uint8_t has_room;        /* is in the pool's list of slabs with room */
@@ -139,6 +141,7 @@ static size_t leaving_count;
 
 volatile int greenio_stack_yellow_open_count;
 size_t greenio_stack_surplus;
+size_t greenio_stack_to_look_at;
 
 /* ---- registry: which slab holds an address ------------------------------------------------------------------------ */
 
@@ -638,11 +641,23 @@ _Static_assert(sizeof(struct greenio_stack) % 16 == 0, "the data area after the 
 _Static_assert(BLOCK_OFFSET_BYTES + COLOURS * CACHE_LINE_BYTES + sizeof(struct greenio_stack) < PAGE_BYTES - 512,
                "the hot page has room for some Python frames");
 
-static void set_state(const struct greenio_stack *stack, int state)
+static uint8_t *state_of(const struct greenio_stack *stack)
 {
     struct slab *slab = stack->slab;
-    uint8_t *entry = &slab->states[index_of(slab, stack)];
+    return &slab->states[index_of(slab, stack)];
+}
+
+static void set_state(const struct greenio_stack *stack, int state)
+{
+    uint8_t *entry = state_of(stack);
     *entry = (uint8_t)((*entry & ~STATE_MASK) | state);
+}
+
+static void look_no_more(struct slab *slab, uint32_t index)
+{
+    slab->states[index] &= (uint8_t)~TO_LOOK_AT;
+    slab->to_look_at--;
+    greenio_stack_to_look_at--;
 }
 
 static struct greenio_stack *pool_pop(struct pool *pool)
@@ -651,6 +666,8 @@ static struct greenio_stack *pool_pop(struct pool *pool)
     pool->warm = stack->next;
     stack->next = NULL;
     set_state(stack, SLOT_IN_USE);
+    if (*state_of(stack) & TO_LOOK_AT)
+        look_no_more(stack->slab, index_of(stack->slab, stack));
     if (pool->figures.pooled > high_water)
         greenio_stack_surplus--;
     pool->figures.pooled--;
@@ -705,22 +722,47 @@ static int went_deep(const struct greenio_stack *stack)
 {
     const char *hot_page = hot_page_of(stack);
     size_t stack_bytes = class_stack_bytes(stack->size_class);
-    struct slab *slab = stack->slab;
-    uint8_t *state = &slab->states[index_of(slab, stack)];
-    if (!(*state & RELEASED_BEFORE)) {
-        /* Its pages were never looked at, so which are there says all. Three page faults for the looks below would cost more than
-         * the fiber may have; who comes back this way pays them once. */
-        unsigned char resident[BATCHED_STACK_BYTES / PAGE_BYTES];
-        unsigned char last_resident[1];
-        size_t pages = (size_t)(hot_page - WARM_STACK_BYTES - stack->limit) / PAGE_BYTES;
-        *state |= RELEASED_BEFORE;
-        if (pages <= sizeof resident && mincore(stack->limit, pages * PAGE_BYTES, resident) == 0
-            && mincore(slot_end_of(stack) - PAGE_BYTES, PAGE_BYTES, last_resident) == 0)
-            return memchr(resident, 1, pages) != NULL || last_resident[0] & 1;
-    }
     return page_written(hot_page - WARM_STACK_BYTES - PAGE_BYTES, 256)
            || page_written(hot_page - stack_bytes / 2 - PAGE_BYTES, 1024)
            || page_written(slot_end_of(stack) - PAGE_BYTES, 1024);
+}
+
+/* The same of a slot whose pages were never looked at, where which are there says all: three page faults for the looks above would
+ * cost more than the fiber may have. Who comes back by the other way pays them once. */
+static int ever_went_deep(const struct greenio_stack *stack)
+{
+    unsigned char resident[BATCHED_STACK_BYTES / PAGE_BYTES];
+    unsigned char last_resident[1];
+    size_t pages = (size_t)(hot_page_of(stack) - WARM_STACK_BYTES - stack->limit) / PAGE_BYTES;
+    if (pages <= sizeof resident && mincore(stack->limit, pages * PAGE_BYTES, resident) == 0
+        && mincore(slot_end_of(stack) - PAGE_BYTES, PAGE_BYTES, last_resident) == 0)
+        return memchr(resident, 1, pages) != NULL || last_resident[0] & 1;
+    return went_deep(stack);
+}
+
+static void keep_hot_page_only(struct greenio_stack *stack)
+{
+    char *above = hot_page_of(stack) + PAGE_BYTES;
+    madvise(stack->limit, (size_t)(hot_page_of(stack) - stack->limit), MADV_DONTNEED);
+    madvise(above, DATA_PAGES_BYTES, MADV_DONTNEED);
+    pools[stack->size_class].figures.given_back_total++;
+}
+
+void greenio_stack_look(size_t most)
+{
+    for (struct slab *slab = all_slabs; slab != NULL && greenio_stack_to_look_at != 0; slab = slab->next) {
+        for (uint32_t i = 0; slab->to_look_at != 0; i++) {
+            if (!(slab->states[i] & TO_LOOK_AT))
+                continue;
+            if (most-- == 0)
+                return;
+            struct greenio_stack *stack = block_at(slot_at(slab, i), i, slab->size_class);
+            slab->states[i] |= LOOKED_AT;
+            look_no_more(slab, i);
+            if (ever_went_deep(stack))
+                keep_hot_page_only(stack);
+        }
+    }
 }
 
 int greenio_stack_pool_has_room(const struct greenio_stack *stack)
@@ -732,17 +774,21 @@ int greenio_stack_pool_has_room(const struct greenio_stack *stack)
 void greenio_stack_release(struct greenio_stack *stack)
 {
     struct pool *pool = &pools[stack->size_class];
+    uint8_t *state = state_of(stack);
     if (stack->yellow_open)
         greenio_stack_close_yellow(stack);
+    set_state(stack, SLOT_POOLED);
     if (pool->figures.pooled >= high_water)
         greenio_stack_surplus++; /* goes whole: a look at pages that it may never have touched would cost as much as its hot page did */
-    else if (went_deep(stack)) {
-        char *above = hot_page_of(stack) + PAGE_BYTES;
-        madvise(stack->limit, (size_t)(hot_page_of(stack) - stack->limit), MADV_DONTNEED);
-        madvise(above, DATA_PAGES_BYTES, MADV_DONTNEED);
-        pool->figures.given_back_total++;
+    else if (*state & LOOKED_AT || class_stack_bytes(stack->size_class) > BATCHED_STACK_BYTES) {
+        if (went_deep(stack))
+            keep_hot_page_only(stack);
     }
-    set_state(stack, SLOT_POOLED);
+    else { /* later: the first look takes as long as some ten fibers do that end one after another */
+        *state |= TO_LOOK_AT;
+        ((struct slab *)stack->slab)->to_look_at++;
+        greenio_stack_to_look_at++;
+    }
     stack->owner = NULL;
     stack->next = pool->warm;
     pool->warm = stack;

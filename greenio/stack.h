@@ -90,9 +90,14 @@ struct greenio_stack *greenio_stack_acquire(size_t stack_bytes);
 int greenio_stack_pool_has_room(const struct greenio_stack *stack);
 
 /* Give back a slot that nobody stands on any more, keeping its thread state for the next user. Pages below and above
- * the hot page are returned to the kernel if the fiber went deep, those of a surplus slot when it goes. An open yellow half is closed; what was taken of
- * the thread state's recursion is the caller's to give back before. */
+ * the hot page are returned to the kernel if the fiber went deep: of a surplus slot when it goes, the first time by greenio_stack_look. An open yellow
+ * half is closed; what was taken of the thread state's recursion is the caller's to give back before. */
 void greenio_stack_release(struct greenio_stack *stack);
+
+/* Look at `most` of the slots in the pools that nobody has looked at yet, and return the pages of those that went deep. How many there
+ * are: while it is not 0, greenio_stack_look is called now and then. */
+void greenio_stack_look(size_t most);
+extern size_t greenio_stack_to_look_at;
 
 /* Give back a slot and its memory. Its thread_state must be NULL. May unmap a slab that is wholly cold. The memory of up to 64
  * slots goes in one system call: once there are so many, when no slot of the class is in use or the stack is a large one, before a slot that is not warm

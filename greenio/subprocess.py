@@ -55,8 +55,12 @@ __all__ = [
     "check_output",
     "getoutput",
     "getstatusoutput",
+    "let_block",
     "run",
 ]
+
+_pollable = _poll.poll  # as these are now: greenio.monkey puts others in their place
+_write = os.write
 
 _RWF_NOWAIT = 0x8  # linux/fs.h; os.RWF_NOWAIT is there only if libc knows it
 _CHUNK = 65536  # bytes: a pipe's usual room
@@ -179,7 +183,7 @@ class _Input(FdIO):
 
 
 def _is_ready(fd: int, event: int) -> bool:
-    poll = _poll.poll()
+    poll = _pollable()
     poll.register(fd, event)
     return bool(poll.poll(0))
 
@@ -193,7 +197,7 @@ def _write_now(fd: int, data: memoryview) -> int | None:
         return None
     except OSError:
         # A pipe with room, says poll, has room for PIPE_BUF bytes.
-        return os.write(fd, data[:_PIPE_BUF]) if _is_ready(fd, _poll.POLLOUT) else None
+        return _write(fd, data[:_PIPE_BUF]) if _is_ready(fd, _poll.POLLOUT) else None
 
 
 def _wait_for_any(files: list[_Output | _Input], timeout: float | None) -> bool:
@@ -202,7 +206,7 @@ def _wait_for_any(files: list[_Output | _Input], timeout: float | None) -> bool:
         cases = [readable(file) if isinstance(file, _Output) else writable(file) for file in files]
         # As a case: a TimeoutError is then a signal handler's own.
         return select(*cases, *([] if timeout is None else [after(timeout)])).index < len(files)
-    poll = _poll.poll()
+    poll = _pollable()
     for file in files:
         poll.register(file, _poll.POLLIN if isinstance(file, _Output) else _poll.POLLOUT)
     return bool(poll.poll(None if timeout is None else max(0.0, timeout) * 1000))
@@ -218,8 +222,8 @@ def _pipe_of(file: Any) -> Any:
     return below
 
 
-def _let_block(file: Any) -> None:
-    """Take O_NONBLOCK off what greenio has made: programs do not expect it of their standard files."""
+def let_block(file: Any) -> None:
+    """Take O_NONBLOCK off *file*, if it is one that greenio has set it on: programs do not expect it of their standard files."""
     for below in ("buffer", "raw"):
         if isinstance(file, io.IOBase):
             file = getattr(file, below, file)
@@ -357,7 +361,7 @@ class Popen(_standard.Popen[AnyStr]):
     # calls next, makes the files and knows all the numbers.
     def _get_handles(self, stdin: Any, stdout: Any, stderr: Any) -> tuple[int, int, int, int, int, int]:
         for file in (stdin, stdout, stderr):
-            _let_block(file)
+            let_block(file)
         handles: tuple[int, int, int, int, int, int] = super()._get_handles(stdin, stdout, stderr)  # type: ignore[misc]
         p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite = handles
         self._our_ends = [p2cwrite, c2pread, errread]

@@ -428,6 +428,7 @@ probe.set_thread_state(stack, 77)
 probe.fill(b["data"], 100, 7)
 probe.run_deep(stack, 20 * K)
 probe.release(stack)
+assert probe.look(1) == 0
 assert stats()["given_back_total"] == 0 and resident(stack) > 20 * K  # ordinary use stays warm
 assert probe.acquire(SIZE) == stack
 probe.run_deep(stack, 200 * K)
@@ -446,6 +447,45 @@ assert probe.acquire(SIZE) == stack
 probe.fill(b["limit"] + 8 * K, SIZE // 2, 7)  # far down, with a large buffer in between
 probe.release(stack)
 assert stats()["given_back_total"] == 3 and resident(stack) == PAGE
+check_sums()
+""")
+
+
+def test_the_first_look_at_a_slot_is_taken_later(run, kind):
+    run(f"""
+probe.init(1, {kind})
+stacks = [probe.acquire(SIZE) for _ in range(5)]
+untouched = resident(stacks[0])
+for stack in stacks:
+    probe.run_deep(stack, 200 * K)
+    probe.release(stack)
+used = resident(stacks[0]) - untouched
+assert stats()["given_back_total"] == 0 and used > 5 * 190 * K
+deep = used // 5
+assert probe.look(2) == 3
+assert resident(stacks[0]) == untouched + 3 * deep
+again = probe.acquire(SIZE)
+assert again == stacks[-1] and probe.look(0) < 3  # whoever stands on one is not looked at
+probe.look(99)
+assert resident(again) == untouched + deep and probe.look(0) == 0
+probe.release(again)
+assert probe.look(0) == 1 and probe.look(1) == 0
+assert resident(again) == untouched and stats()["given_back_total"] == 5
+for each in [probe.acquire(SIZE) for _ in stacks]:
+    probe.run_deep(each, 200 * K)
+    probe.release(each)
+    assert probe.look(0) == 0 and resident(each) == untouched  # from then on at once
+large = probe.acquire(4 * M)
+empty = resident(large)
+probe.fill(probe.block(large)["limit"], 3 * M, 7)
+probe.release(large)
+assert probe.look(0) == 0 and resident(large) < empty + 100 * K  # a large one, the first time too
+for each in [probe.acquire(SIZE) for _ in range(20)]:
+    probe.release(each)
+assert probe.look(0) == 15
+while (stack := probe.pool_take(0)) > 0:
+    probe.discard(stack)
+assert probe.look(0) == 0
 check_sums()
 """)
 

@@ -1,5 +1,6 @@
 """time: sleep parks."""
 
+import operator
 import time
 from typing import Any
 
@@ -7,14 +8,23 @@ import greenio
 from greenio.compat.patches import Patch
 
 _sleep = time.sleep
+_TOO_LONG = 2.0**63 / 1e9  # seconds, of what C counts in nanoseconds
 
 
 def sleep(seconds: Any, /) -> None:
     """As time.sleep; parks the fiber where there is one."""
     if not greenio.can_park():
         _sleep(seconds)
-    elif isinstance(seconds, float | int) and seconds > 0:
-        greenio.sleep(seconds)
+        return
+    if isinstance(seconds, float):
+        length = float(seconds)
+    else:
+        try:
+            length = operator.index(seconds)
+        except TypeError:
+            length = -1.0
+    if 0 < length < _TOO_LONG:
+        greenio.sleep(length)
     else:
         _sleep(seconds)  # an error of its own, or no wait
         greenio.yield_now()

@@ -157,6 +157,16 @@ static PyObject *probe_take_surplus(PyObject *module, PyObject *args)
     return stack != NULL ? from_pointer(stack) : PyLong_FromLongLong(-next_ns);
 }
 
+static PyObject *probe_look(PyObject *module, PyObject *args)
+{
+    unsigned long long value[1];
+    (void)module;
+    if (take(args, value, 1, 1) != 0)
+        return NULL;
+    greenio_stack_look(value[0]);
+    return PyLong_FromSize_t(greenio_stack_to_look_at);
+}
+
 struct visit {
     PyObject *list;
     Py_ssize_t most; /* stop at this many */
@@ -692,6 +702,7 @@ static PyMethodDef methods[] = {
     FUNCTION(pool_take, METH_VARARGS),
     FUNCTION(set_high_water, METH_VARARGS),
     FUNCTION(take_surplus, METH_VARARGS),
+    FUNCTION(look, METH_VARARGS),
     FUNCTION(in_use, METH_VARARGS),
     FUNCTION(stats, METH_VARARGS),
     FUNCTION(canary_intact, METH_VARARGS),

@@ -1,0 +1,93 @@
+"""select: select, poll and epoll park."""
+
+import select
+from typing import Any, Self
+
+import greenio
+from greenio.compat.patches import Patch
+from greenio.select import epoll as _ParkingEpoll
+from greenio.select import poll as _ParkingPoll
+from greenio.select import select as _parking_select
+
+_select = select.select
+_new_poll = select.poll
+_Poll: Any = type(select.poll())
+_Epoll: Any = select.epoll
+_LONGEST_MS = 0x7FFFFFFF  # what a C int holds
+
+
+def select_(rlist: Any, wlist: Any, xlist: Any, timeout: Any = None, /) -> Any:
+    """As select.select; parks the fiber where there is one."""
+    if not greenio.can_park():
+        return _select(rlist, wlist, xlist, timeout)
+    return _parking_select(rlist, wlist, xlist, timeout)
+
+
+class _Polling(_ParkingPoll):
+    """As what select.poll() returns; its poll() parks the fiber where there is one."""
+
+    def __new__(cls) -> Self:
+        raise TypeError("cannot create 'select.poll' instances")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._polling = False
+
+    def poll(self, timeout: Any = None, /) -> Any:
+        """Wait until something registered is ready; as the standard object's."""
+        if self._polling:
+            raise RuntimeError("concurrent poll() invocation")
+        if isinstance(timeout, int | float) and abs(timeout) > _LONGEST_MS:
+            raise OverflowError("timeout is too large")
+        self._polling = True
+        try:
+            return super().poll(timeout) if greenio.can_park() else self._checked.poll(timeout)
+        finally:
+            self._polling = False
+
+
+def poll() -> Any:
+    """As select.poll(): an object whose poll() parks the fiber where there is one."""
+    made = object.__new__(_Polling)
+    made.__init__()  # type: ignore[misc]
+    return made
+
+
+class epoll(_ParkingEpoll):
+    """As select.epoll; poll() parks the fiber where there is one."""
+
+    def poll(self, timeout: Any = None, maxevents: int = -1) -> Any:
+        if greenio.can_park():
+            return super().poll(timeout, maxevents)
+        return self._epoll.poll(timeout, maxevents)
+
+
+for _each, _name in ((select_, "select"), (poll, "poll"), (_Polling, "poll"), (epoll, "epoll")):
+    _each.__name__ = _each.__qualname__ = _name
+    _each.__module__ = "select"
+
+
+def poll_like(made: Any, wanted: dict[int, int]) -> Any:
+    """A poll object that parks, for *made*, which may be one from before the patch with those descriptors and events."""
+    if type(made) is not _Poll:
+        return made
+    ours = poll()
+    for fd, events in wanted.items():
+        ours.register(fd, events)
+    return ours
+
+
+def epoll_like(made: Any) -> Any:
+    """An epoll object that parks, for *made*, which may be one from before the patch: on its descriptor."""
+    if type(made) is not _Epoll:
+        return made
+    ours = epoll.__new__(epoll)
+    ours._epoll = made
+    return ours
+
+
+def apply(patch: Patch) -> None:
+    """Make the replacements."""
+    patch.replace(select, "select", select_, everywhere=True)
+    patch.replace(select, "poll", poll, everywhere=True)
+    patch.replace(select, "epoll", epoll, everywhere=True)
