@@ -21,7 +21,7 @@ from cpython.exc cimport PyErr_CheckSignals, PyErr_Clear, PyErr_ExceptionMatches
 from cpython.ref cimport PyObject, Py_XDECREF
 from libc.stdint cimport int64_t
 
-from greenio._scheduler cimport NEVER, Fiber, Scheduler, current_scheduler_or_none
+from greenio._scheduler cimport NEVER, PARKED, Fiber, Scheduler, current_scheduler_or_none
 from greenio._switch cimport BaseFiber, PyThreadState, checked_stack_bytes, prepare
 from greenio._waiting cimport (
     AGAIN, SERVED, TOO_LATE, Line, Outcome, Place, deadline_after, line_length, serve, serve_all, stand_in_line)
@@ -56,6 +56,7 @@ cdef extern from "Python.h":
     PyThreadState *PyThreadState_Get()
     unsigned long PyThread_get_thread_ident()
     object PyContext_New()
+    int PyThreadState_SetAsyncExc(unsigned long ident, object exception) except -1
     PyObject *PyObject_Call(PyObject *function, PyObject *arguments, PyObject *keywords)
     int PyArg_ParseTupleAndKeywords(PyObject *arguments, PyObject *keywords, const char *format, char **names, ...)
 
@@ -103,6 +104,8 @@ cdef greenio_method original_release
 cdef greenio_method original_rlock_acquire
 cdef greenio_method original_rlock_release
 cdef greenio_method original_count
+cdef greenio_method original_locked
+cdef greenio_method original_size
 cdef greenio_method original_release_save
 cdef greenio_method original_get
 cdef greenio_method original_get_nowait
@@ -112,8 +115,6 @@ cdef greenio_method original_interrupt
 cdef Py_ssize_t owner_offset = 0           # of an RLock's owner, an unsigned long, in the object
 
 cdef object Lock = _thread.LockType
-cdef object lock_locked = _thread.LockType.locked
-cdef object queue_size = _queue.SimpleQueue.qsize
 cdef tuple NOT_BLOCKING = (False,)
 cdef object trial_lock = _thread.allocate_lock()     # free: takes and checks arguments
 cdef object trial_queue = _queue.SimpleQueue()
@@ -234,12 +235,16 @@ cdef object lock_acquire(object self, PyObject *arguments, PyObject *keywords):
     return blocking and wait_for_lock(self, scheduler, deadline_ns)
 
 
+cdef inline bint is_locked(object self) except -1:
+    return greenio_method_call(&original_locked, self, NULL, NULL) is True
+
+
 cdef object lock_release(object self, PyObject *arguments, PyObject *keywords):
     cdef WaitingLine line
     cdef Place *place
     if lines:
         line = lines.get(address(self))
-        if line is not None and lock_locked(self):
+        if line is not None and is_locked(self):
             place = serve(&line.line)
             if place is not NULL:
                 place.outcome = OWNED
@@ -458,7 +463,7 @@ cdef object queue_get(object self, PyObject *arguments, PyObject *keywords):
         return greenio_method_call(&original_get, self, arguments, keywords)
     read_get(arguments, keywords, &blocking, &deadline_ns, scheduler)
     scheduler.spend()
-    while blocking and outcome != TOO_LATE and queue_size(self) == 0:
+    while blocking and outcome != TOO_LATE and greenio_method_call(&original_size, self, NULL, NULL) == 0:
         line = line_of(self)
         place.item = NULL
         try:
@@ -508,7 +513,11 @@ cdef object interrupt(object self, PyObject *arguments, PyObject *keywords):
         greenio_method_call(&original_interrupt, self, arguments, keywords)
     except KeyboardInterrupt as error:
         error.__traceback__ = None
-        scheduler.throw_into_main(error)
+        if scheduler.main.run_state == PARKED:
+            scheduler.throw_into_main(error)
+        else:
+            # It goes on without a look at what interrupts it: as a signal does, at its next instruction.
+            PyThreadState_SetAsyncExc(scheduler.main.core.thread_state.thread_id, KeyboardInterrupt)
 
 
 # --- the change ------------------------------------------------------------------------------------------------------
@@ -524,6 +533,12 @@ cdef int add_row(object owner, str name, int handler, greenio_method *original) 
     if original is not NULL:
         original[0] = row.method
     row_count += 1
+    return 0
+
+
+cdef int find_method(object owner, str name, greenio_method *method) except -1:
+    if greenio_method_find(method, vars(owner)[name], <PyObject *>owner) < 0:
+        raise ImportError(f"{owner!r} has no {name} that could be called: this CPython is not known")
     return 0
 
 
@@ -734,7 +749,7 @@ cdef class FiberThread:
         threads_alive -= 1
         if self.sentinel is not None:
             sentinel, self.sentinel = self.sentinel, None
-            if lock_locked(sentinel):
+            if is_locked(sentinel):
                 lock_release(sentinel, NULL, NULL)
         if self.handle is not None:
             self.handle.end()
@@ -1024,6 +1039,8 @@ def _set_up():
     greenio_handlers[GREENIO_QUEUE_PUT] = queue_put
     greenio_handlers[GREENIO_QUEUE_PUT_NOWAIT] = queue_put_nowait
     greenio_handlers[GREENIO_INTERRUPT] = interrupt
+    find_method(lock, "locked", &original_locked)
+    find_method(queue, "qsize", &original_size)
     add_row(lock, "acquire", GREENIO_LOCK_ACQUIRE, &original_acquire)
     add_row(lock, "acquire_lock", GREENIO_LOCK_ACQUIRE, NULL)
     add_row(lock, "__enter__", GREENIO_LOCK_ACQUIRE, NULL)

@@ -34,8 +34,16 @@ typedef PyObject *(*greenio_handler)(PyObject *self, PyObject *arguments, PyObje
 struct greenio_method {        /* one PyMethodDef of a type, or of a module's function */
     PyMethodDef *definition;   /* NULL: none */
     PyCFunction original;
-    PyTypeObject *type;        /* whose method; NULL: a function */
 };
+
+/* The type that a method belongs to, for the convention that wants it: modules that were imported twice have one each. */
+static PyTypeObject *greenio_defining_type(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    while (type->tp_base != NULL && type->tp_base != &PyBaseObject_Type)
+        type = type->tp_base;
+    return type;
+}
 
 static greenio_handler greenio_handlers[GREENIO_HANDLERS];
 
@@ -133,7 +141,6 @@ static int greenio_method_find(struct greenio_method *method, PyObject *callable
         return -1;
     method->definition = definition;
     method->original = definition->ml_meth;
-    method->type = type;
     return 0;
 }
 
@@ -191,7 +198,7 @@ static PyObject *greenio_method_call(const struct greenio_method *method, PyObje
     case 5:
         result = ((PyObject *(*)(PyObject *, PyObject *const *, Py_ssize_t, PyObject *))original)(self, values, count, names);
         break;
-    default: result = ((PyCMethod)original)(self, method->type, values, count, names); break;
+    default: result = ((PyCMethod)original)(self, greenio_defining_type(self), values, count, names); break;
     }
 done:
     PyMem_Free(all);
