@@ -12,7 +12,7 @@ from run import COUNT, in_parallel, raises
 
 def application(address: dict[str, Any]) -> Any:
     url = f"redis://{address['host']}:{address['port']}"
-    app = celery.Celery("tasks", broker=f"{url}/2", backend=f"{url}/3")
+    app = celery.Celery("tasks", set_as_current=False, broker=f"{url}/2", backend=f"{url}/3")
     app.conf.update(
         worker_prefetch_multiplier=1,
         redis_max_connections=COUNT * 2 + 10,
@@ -35,7 +35,9 @@ def application(address: dict[str, Any]) -> Any:
 
 @contextlib.contextmanager
 def worker(app: Any) -> Iterator[None]:
-    instance = app.Worker(pool="threads", concurrency=COUNT, loglevel="ERROR", quiet=True, without_gossip=True, without_mingle=True)
+    instance = app.Worker(
+        pool="threads", concurrency=COUNT, loglevel="ERROR", quiet=True, without_gossip=True, without_mingle=True
+    )
     thread = threading.Thread(target=instance.start, name="worker")
     thread.start()
     try:
@@ -48,13 +50,14 @@ def worker(app: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def operations(address: dict[str, Any]) -> Iterator[Callable[[int], None]]:
-    app = application(address)
-    with worker(app):
-        in_parallel(lambda number: app.tasks["slow"].delay(number).get(timeout=20))
+    # A client's result backend is not made for several threads that wait at the same time: each has its own.
+    apps = [application(address) for _ in range(COUNT)]
 
-        def operation(number: int) -> None:
-            assert app.tasks["slow"].delay(number).get(timeout=20) == number
+    def operation(number: int) -> None:
+        assert apps[number].send_task("slow", (number,)).get(timeout=20) == number
 
+    with worker(application(address)):
+        in_parallel(operation)
         yield operation
 
 

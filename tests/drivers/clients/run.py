@@ -31,7 +31,7 @@ def hundred(operation: Callable[[int], None]) -> dict[str, Any]:
     """Call operation(0 … 99) from as many threads.
 
     Returns:
-        {seconds: from the first call to the last answer, together: the most that were under way at one time, ticks: of the ticker
+        {seconds: from the first call to the last answer, cpu: the process's meanwhile, together: the most that were under way at one time, ticks: of the ticker
         while the first COUNT - 10 were under way, gap: its longest pause then, os_threads: the process's, then, errors: texts}.
     """
     begun = threading.Barrier(COUNT + 1)
@@ -76,14 +76,15 @@ def hundred(operation: Callable[[int], None]) -> dict[str, Any]:
         thread.start()
     ticker.start()
     begun.wait()
-    from_here = time.monotonic()
+    from_here, cpu_from_here = time.monotonic(), time.process_time()
     for thread in threads:
         thread.join()
-    seconds = time.monotonic() - from_here
+    seconds, cpu = time.monotonic() - from_here, time.process_time() - cpu_from_here
     over.set()
     ticker.join()
     return {
         "seconds": seconds,
+        "cpu": cpu,
         "together": together,
         "ticks": ticks,
         "gap": gap,

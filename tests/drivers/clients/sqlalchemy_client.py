@@ -18,7 +18,10 @@ def engine(address: dict[str, Any], driver: str, **options: Any) -> Any:
 
 def query(pool: Any, number: int, seconds: float = 0.2) -> None:
     with pool.connect() as connection:
-        assert connection.execute(text("SELECT pg_sleep(:s), CAST(:n AS int)"), {"s": seconds, "n": number}).one()[1] == number
+        assert (
+            connection.execute(text("SELECT pg_sleep(:s), CAST(:n AS int)"), {"s": seconds, "n": number}).one()[1]
+            == number
+        )
 
 
 @contextlib.contextmanager
