@@ -31,8 +31,8 @@ def hundred(operation: Callable[[int], None]) -> dict[str, Any]:
     """Call operation(0 … 99) from as many threads.
 
     Returns:
-        {seconds: from the first call to the last answer, cpu: the process's meanwhile, together: the most that were under way at one time, ticks: of the ticker
-        while the first COUNT - 10 were under way, gap: its longest pause then, os_threads: the process's, then, errors: texts}.
+        {seconds: from the first call to the last answer, cpu: the process's meanwhile, together: the most that were under way at one
+        time, ticks: of the ticker while all but ten were, gap: its longest pause, os_threads: the process's then, errors: texts}.
     """
     begun = threading.Barrier(COUNT + 1)
     lock = threading.Lock()
