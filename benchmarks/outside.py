@@ -103,7 +103,10 @@ def web_server(mode: str, kind: str) -> Iterator[tuple[int, int]]:
     command = [sys.executable, str(ROOT / "benchmarks" / "servers" / "web_server.py"), mode, kind]
     first = min(os.sched_getaffinity(0))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(["taskset", "-c", str(first), *command], stdout=subprocess.PIPE, env=environment) as process:
+    # What it says when the load's connections break off at the end is nobody's interest.
+    with subprocess.Popen(
+        ["taskset", "-c", str(first), *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+    ) as process:
         assert process.stdout is not None
         try:
             yield process.pid, int(process.stdout.readline())

@@ -1,4 +1,4 @@
-"""An HTTP server as its users write it, `web_server.py threads|fibers http|flask`: /quick and /slow answer "text", /slow after 0.2 s."""
+"""HTTP servers as their users write them, `web_server.py MODE http|flask`: /quick and /slow answer "text", /slow after 0.2 s."""
 
 import sys
 

@@ -11,7 +11,7 @@ A fiber that is cancelled in a query leaves its connection as Ctrl-C does where 
 asked to cancel, and the connection can be used once the transaction is rolled back. If that takes longer than SECONDS_TO_CANCEL, or
 the connection is only being made, it is closed (`connection.closed`), as psycopg2 does whenever a callback raises.
 
-What psycopg2 itself refuses with a callback, COPY (copy_from, copy_to, copy_expert) and large objects, is called without it, and blocks.
+What psycopg2 refuses with a callback, COPY (copy_from, copy_to, copy_expert) and large objects is called without it and blocks.
 """
 
 import contextlib

@@ -1,7 +1,10 @@
-"""Celery on redis: a worker with the pool of threads, and its clients, in one process."""
+"""Celery on redis: a worker with the pool of threads in a process of its own, and its clients."""
 
 import contextlib
-import threading
+import json
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,6 +22,7 @@ def application(address: dict[str, Any]) -> Any:
         broker_pool_limit=COUNT,
         worker_enable_remote_control=False,
         worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
     )
 
     @app.task(name="slow")  # type: ignore[untyped-decorator, unused-ignore]
@@ -33,19 +37,25 @@ def application(address: dict[str, Any]) -> Any:
     return app
 
 
-@contextlib.contextmanager
-def worker(app: Any) -> Iterator[None]:
-    instance = app.Worker(
-        pool="threads", concurrency=COUNT, loglevel="ERROR", quiet=True, without_gossip=True, without_mingle=True
+def work(address: dict[str, Any]) -> None:
+    """The worker's process: with the pool of threads, until SIGTERM."""
+    application(address).worker_main(
+        ["worker", "-P", "threads", "-c", str(COUNT), "-l", "ERROR", "--without-gossip", "--without-mingle"]
     )
-    thread = threading.Thread(target=instance.start, name="worker")
-    thread.start()
-    try:
-        yield
-    finally:
-        instance.stop()
-        thread.join(20)
-        assert not thread.is_alive(), "the worker does not stop"
+
+
+@contextlib.contextmanager
+def worker(address: dict[str, Any]) -> Iterator[None]:
+    """A worker that is patched as this process is."""
+    command = [sys.executable, sys.argv[0], sys.argv[1], "celery_client", "work", json.dumps(address)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=20)
+            assert process.returncode == 0, said
+        finally:
+            process.kill()
 
 
 @contextlib.contextmanager
@@ -56,7 +66,7 @@ def operations(address: dict[str, Any]) -> Iterator[Callable[[int], None]]:
     def operation(number: int) -> None:
         assert apps[number].send_task("slow", (number,)).get(timeout=20) == number
 
-    with worker(application(address)):
+    with worker(address):
         in_parallel(operation)
         yield operation
 
@@ -64,10 +74,10 @@ def operations(address: dict[str, Any]) -> Iterator[Callable[[int], None]]:
 def errors(address: dict[str, Any]) -> None:
     """A task's exception arrives; one that does not end in time; both leave the client usable."""
     app = application(address)
-    with worker(app):
+    with worker(address):
         with raises(ValueError) as caught:
             app.tasks["fails"].delay().get(timeout=20)
         assert str(caught.error) == "as asked"
         with raises(celery.exceptions.TimeoutError):
-            app.tasks["slow"].delay(1).get(timeout=0.05)
+            app.send_task("slow", (1,), queue="nobody").get(timeout=0.1)
         assert app.tasks["slow"].delay(2).get(timeout=20) == 2
