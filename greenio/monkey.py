@@ -36,6 +36,8 @@ __all__ = [
     "patch_multiprocessing",
     "patch_only",
     "patch_os",
+    "patch_psycopg",
+    "patch_psycopg2",
     "patch_queue",
     "patch_select",
     "patch_selectors",

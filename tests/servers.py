@@ -104,6 +104,7 @@ def mariadb() -> Iterator[Address]:
             "--innodb-flush-log-at-trx-commit=0",
             "--innodb-buffer-pool-size=16M",
         ]
+
         def answers() -> bool:  # it listens before it has run the file that makes the user
             return "ready for connections" in (folder / "log").read_text(errors="replace")
 

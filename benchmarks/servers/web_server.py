@@ -48,7 +48,7 @@ def flask_server() -> Any:
         time.sleep(WAIT)
         return BODY
 
-    class KeepsAlive(werkzeug.serving.WSGIRequestHandler):
+    class KeepsAlive(werkzeug.serving.WSGIRequestHandler):  # type: ignore[misc]
         protocol_version = "HTTP/1.1"
 
     return werkzeug.serving.make_server("127.0.0.1", 0, app, threaded=True, request_handler=KeepsAlive)

@@ -62,6 +62,8 @@ def worker(address: dict[str, Any]) -> Iterator[None]:
 def operations(address: dict[str, Any]) -> Iterator[Callable[[int], None]]:
     # A client's result backend is not made for several threads that wait at the same time: each has its own.
     apps = [application(address) for _ in range(COUNT)]
+    for app in apps:
+        assert app.producer_pool  # they share kombu's pools, whose limits it sets without a lock
 
     def operation(number: int) -> None:
         assert apps[number].send_task("slow", (number,)).get(timeout=20) == number
