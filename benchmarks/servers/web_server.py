@@ -39,14 +39,15 @@ def flask_server() -> Any:
     app = flask.Flask(__name__)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
 
-    @app.get("/quick")
     def quick() -> bytes:
         return BODY
 
-    @app.get("/slow")
     def slow() -> bytes:
         time.sleep(WAIT)
         return BODY
+
+    app.add_url_rule("/quick", view_func=quick)
+    app.add_url_rule("/slow", view_func=slow)
 
     class KeepsAlive(werkzeug.serving.WSGIRequestHandler):  # type: ignore[misc]
         protocol_version = "HTTP/1.1"
