@@ -106,6 +106,8 @@ static void again(struct connection *connection)
 static void receive(struct connection *connection)
 {
     ssize_t got = recv(connection->fd, connection->answer + connection->received, ANSWER_BYTES - 1 - connection->received, 0);
+    int one = 1; /* head and body come in two pieces; the second one is not held back for an acknowledgement that is late */
+    setsockopt(connection->fd, IPPROTO_TCP, TCP_QUICKACK, &one, sizeof one);
     if (got < 0 && errno == EAGAIN)
         return;
     if (got <= 0) {
