@@ -36,6 +36,8 @@ __all__ = [
     "patch_multiprocessing",
     "patch_only",
     "patch_os",
+    "patch_psycopg",
+    "patch_psycopg2",
     "patch_queue",
     "patch_select",
     "patch_selectors",
@@ -68,7 +70,9 @@ _MODULES = (
     "subprocess",
     "multiprocessing",
     "sqlite3",
-)  # fmt: skip
+    "psycopg",
+    "psycopg2",
+)
 
 # A Thread is made of what _thread has: neither is patched without the other.
 _TOGETHER = frozenset({"_thread", "threading"})
@@ -190,6 +194,16 @@ def patch_socket() -> None:
 def patch_ssl() -> None:
     """Patch ssl: SSLSocket parks, in place."""
     _patch(["ssl"])
+
+
+def patch_psycopg() -> None:
+    """Patch psycopg 3, if it is imported now or later: the wait in C parks."""
+    _patch(["psycopg"])
+
+
+def patch_psycopg2() -> None:
+    """Patch psycopg2, if it is imported now or later: a wait callback that parks, and turns on a connection."""
+    _patch(["psycopg2"])
 
 
 def _patch(names: list[str]) -> None:

@@ -98,7 +98,6 @@ LAYERS: list[tuple[str, str, object]] = [
     ("I/O", "_os_names", []),
     ("I/O", "os", ALL),
     ("I/O", "io", ALL),
-    ("I/O", "signal", ALL),
     ("I/O", "[_s]*elect*", ALL),  # the module's type and the module name each other
     ("I/O", "time", ALL),
     ("I/O", "queue", ALL),

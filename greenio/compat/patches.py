@@ -59,7 +59,7 @@ class Patch:
         if everywhere and original is not _MISSING:
             self._moved[id(original)] = (original, new)
 
-    def undo_with(self, undo: Callable[[], None]) -> None:
+    def undo_with(self, undo: Callable[[], object]) -> None:
         """Call *undo()* on the way back, between what was replaced after this and what was before."""
         self._replaced.append((undo, "", _MISSING))
 

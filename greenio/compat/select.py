@@ -1,5 +1,6 @@
 """select: select, poll and epoll park."""
 
+import contextlib
 import select
 from typing import Any, Self
 
@@ -20,6 +21,11 @@ def select_(rlist: Any, wlist: Any, xlist: Any, timeout: Any = None, /) -> Any:
     """As select.select; parks the fiber where there is one."""
     if not greenio.can_park():
         return _select(rlist, wlist, xlist, timeout)
+    if timeout is not None and timeout == 0:
+        greenio.checkpoint()
+        # Asked often, by connection pools for each idle connection. A number above FD_SETSIZE is none of its.
+        with contextlib.suppress(ValueError):
+            return _select(rlist, wlist, xlist, 0)
     return _parking_select(rlist, wlist, xlist, timeout)
 
 
@@ -41,7 +47,12 @@ class _Polling(_ParkingPoll):
             raise OverflowError("timeout is too large")
         self._polling = True
         try:
-            return super().poll(timeout) if greenio.can_park() else self._checked.poll(timeout)
+            if not greenio.can_park():
+                return self._checked.poll(timeout)
+            if timeout is not None and timeout == 0:
+                greenio.checkpoint()
+                return self._checked.poll(0)
+            return super().poll(timeout)
         finally:
             self._polling = False
 

@@ -1,0 +1,172 @@
+"""`python -m benchmarks.outside drivers|parking|web`: unchanged programs and libraries under the patch, beside the same on OS threads.
+
+    drivers   100 operations of 0.2 s each, from 100 threads, with each client library against its real server; bar: < 1 s
+    parking   the longest pause of a ticker of 1 ms beside each kind of blocking call (tests/parks.py); bar: < 30 ms
+    web       http.server and Flask's threaded server: requests/s with 200 clients that are kept alive (bar: 1.0 times OS threads), and
+              with 5,000 whose handlers wait 0.2 s (2 times), memory per connection beyond the idle process (half)
+
+Needs what tests/drivers needs: the list `drivers` of optional-dependencies, and the servers (tests/servers.py names them). Medians
+of --rounds; each figure from a process of its own.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from .toolchain import ROOT, Missing, built
+
+TESTS = ROOT / "tests"
+SECONDS = 120.0  # of one program
+MODES = ("fibers", "threads")
+
+
+def run(command: list[str], **environment: str) -> Any:
+    """The last line that a program prints, as JSON; what it said instead, as text, if it failed."""
+    merged = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    try:
+        done = subprocess.run(command, env=merged, capture_output=True, text=True, timeout=SECONDS, check=False)
+        return json.loads(done.stdout.strip().splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        return "no figure in time"
+    except (IndexError, ValueError):
+        return done.stderr.strip().rpartition("\n")[2] or f"exit status {done.returncode}"
+
+
+def median(samples: list[Any], name: str) -> str:
+    """Of the rounds that came to a figure; else why there is none."""
+    figures = [each[name] for each in samples if isinstance(each, dict)]
+    return f"{statistics.median(figures):,.3g}" if figures else str(samples[-1])[:60]
+
+
+def drivers(rounds: int, console: Console, names: list[str]) -> None:
+    """Each client library, under both."""
+    sys.path[:0] = [str(TESTS), str(TESTS / "drivers")]
+    servers, clients = __import__("servers"), __import__("table").CLIENTS
+    table = Table("client", "fibers s", "threads s", "fibers CPU s", "threads CPU s", "longest pause s", "bar: < 1 s")
+    with contextlib.ExitStack() as stack:
+        addresses: dict[str | None, Any] = {None: {}}
+        for client in clients:
+            if names and client.name not in names:
+                continue
+            if absent := [name for name in client.needs if importlib.util.find_spec(name) is None]:
+                table.add_row(client.name, f"no {absent[0]}")
+                continue
+            try:
+                if client.server not in addresses:
+                    addresses[client.server] = stack.enter_context(servers.SERVERS[client.server]())
+            except servers.Missing as missing:
+                table.add_row(client.name, str(missing))
+                continue
+            program = str(TESTS / "drivers" / "clients" / "run.py")
+            samples: dict[str, list[Any]] = {mode: [] for mode in MODES}
+            for _ in range(rounds):
+                for mode in MODES:
+                    command = [sys.executable, program, mode, client.module, "hundred"]
+                    found = run([*command, json.dumps(addresses[client.server])], **dict(client.environment))
+                    if isinstance(found, dict) and found["errors"]:
+                        found = found["errors"][0]
+                    samples[mode].append(found)
+            figures = [median(samples[mode], name) for name in ("seconds", "cpu") for mode in MODES]
+            seconds = [each["seconds"] for each in samples["fibers"] if isinstance(each, dict)]
+            met = "met" if seconds and statistics.median(seconds) < 1 else "MISSED"
+            table.add_row(client.name, *figures, median(samples["fibers"], "gap"), met)
+    console.print(table)
+
+
+def parking(rounds: int, console: Console, names: list[str]) -> None:
+    """The ticker's longest pause beside each kind."""
+    samples = [run([sys.executable, str(TESTS / "parks.py"), "gaps", "0.2"]) for _ in range(rounds)]
+    table = Table("kind", "longest pause ms", "least ms", "bar: < 30 ms")
+    if not isinstance(samples[-1], dict):
+        console.print(f"parking: {samples[-1]}")
+        return
+    for name in samples[-1]:
+        pauses = [each[name] * 1000 for each in samples if isinstance(each, dict)]
+        met = "met" if statistics.median(pauses) < 30 else "MISSED"
+        table.add_row(name, f"{statistics.median(pauses):.1f}", f"{min(pauses):.1f}", met)
+    console.print(table)
+
+
+@contextlib.contextmanager
+def web_server(mode: str, kind: str) -> Iterator[tuple[int, int]]:
+    """(process id, port) of a server on the first core."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "servers" / "web_server.py"), mode, kind]
+    first = min(os.sched_getaffinity(0))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # What it says when the load's connections break off at the end is nobody's interest.
+    with subprocess.Popen(
+        ["taskset", "-c", str(first), *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield process.pid, int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+def web(rounds: int, console: Console, names: list[str]) -> None:
+    """Both servers, both loads."""
+    load = built("load/http_load_generator.c")
+    second = max(os.sched_getaffinity(0))
+    table = Table("server", "load", "", "requests/s", "CPU µs/request", "slowest s", "bytes/connection", "reconnects")
+    for kind in ("http", "flask"):
+        for connections, path in ((200, "/quick"), (5_000, "/slow")):
+            samples: dict[str, list[Any]] = {mode: [] for mode in MODES}
+            for _ in range(rounds):
+                for mode in MODES:
+                    with web_server(mode, kind) as (pid, port):
+                        window = ["1", "4"] if path == "/quick" else ["3", "5"]
+                        arguments = [str(port), str(pid), str(connections), *window, path, "text"]
+                        samples[mode].append(run(["taskset", "-c", str(second), str(load), *arguments]))
+            columns = ("requests_per_s", "cpu_us", "slowest_s", "bytes_per_connection", "reconnects")
+            for mode in MODES:
+                table.add_row(kind, f"{connections:,} {path}", mode, *(median(samples[mode], name) for name in columns))
+            ratios = {
+                name: [
+                    ours[name] / theirs[name]
+                    for ours, theirs in zip(samples["fibers"], samples["threads"], strict=True)
+                    if isinstance(ours, dict) and isinstance(theirs, dict) and theirs[name]
+                ]
+                for name in ("requests_per_s", "bytes_per_connection")
+            }
+            told = [f"{statistics.median(each):.2f} times" if each else "-" for each in ratios.values()]
+            table.add_row("", "", "ratio", told[0], "", "", told[1], "")
+            table.add_section()
+    console.print(table)
+
+
+GROUPS = {"drivers": drivers, "parking": parking, "web": web}
+
+
+def main() -> int:
+    """Run what the command line asks for and return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.outside", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {' '.join(GROUPS)}; all without any")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of every figure (%(default)s)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="CLIENT", help="of drivers: these")
+    options = parser.parse_args()
+    if unknown := set(options.groups) - set(GROUPS):
+        parser.error(f"no group {', '.join(sorted(unknown))}; there are {' '.join(GROUPS)}")
+    console = Console() if sys.stdout.isatty() else Console(width=150)
+    for name in options.groups or GROUPS:
+        try:
+            GROUPS[name](options.rounds, console, options.only)
+        except Missing as missing:
+            console.print(f"{name}: {missing}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Client libraries, unchanged, against their real servers: a hundred operations at once, and what goes wrong."""
+
+import importlib.util
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from child import run_child
+from table import CLIENTS, Client
+
+RUN = Path(__file__).parent / "clients" / "run.py"
+
+Start = Callable[[str | None], dict[str, Any]]
+
+# Its own threads, those that look names up, and the server's that is still being waited for: not one for each client.
+FEW_OS_THREADS = 40
+
+
+def run_client(client: Client, mode: str, what: str, start: Start) -> str:
+    for module in client.needs:
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"no {module}: python -m pip install 'greenio-fibers[drivers]'")
+    address = start(client.server)
+    arguments = (mode, client.module, what, json.dumps(address))
+    return run_child(RUN, *arguments, flags=(), **dict(client.environment)).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
+def test_a_hundred_operations_wait_at_the_same_time(client: Client, server: Start) -> None:
+    found = json.loads(run_client(client, "fibers", "hundred", server))
+    assert found["errors"] == []
+    assert found["together"] >= 90
+    assert found["ticks"] > 0, "nobody else ran while they waited"
+    assert found["os_threads"] < FEW_OS_THREADS, "they were not fibers"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("client", "check"),
+    [pytest.param(client, check, id=f"{client.name}-{check}") for client in CLIENTS for check in client.checks],
+)
+def test_what_goes_wrong_is_as_under_threads(client: Client, check: str, server: Start) -> None:
+    assert run_client(client, "fibers", check, server).endswith("ok\n")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "GREENIO_TEST_THREADS" not in os.environ, reason="shows that the programs are right: set GREENIO_TEST_THREADS"
+)
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
+def test_the_same_programs_run_with_threads(client: Client, server: Start) -> None:
+    found = json.loads(run_client(client, "threads", "hundred", server))
+    assert found["errors"] == [] and found["together"] >= 90
+    for check in client.checks:
+        if check not in ("other_thread", "copies", "unpatched"):  # about the patch
+            assert run_client(client, "threads", check, server).endswith("ok\n")
