@@ -8,7 +8,7 @@ handler is called for them. A handler of any other signal runs at once, on top o
 
 import os as _os
 import signal as _standard
-import threading as _threading
+from _thread import get_native_id as _native_id  # the kernel's, as it is now
 from collections.abc import Iterable as _Iterable
 from typing import Any as _Any
 
@@ -149,7 +149,7 @@ def pause() -> None:
         RuntimeError: no fibers run on this OS thread.
     """
     _checkpoint()
-    if _threading.current_thread() is not _threading.main_thread() and _threading.get_native_id() != _os.getpid():
+    if _native_id() != _os.getpid():
         _pause()
         return
     _pauses.enter()
