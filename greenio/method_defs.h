@@ -124,7 +124,7 @@ static int greenio_convention(int flags)
 }
 
 /* Find the method behind a descriptor of `type`, or behind a builtin function (`type` NULL). 0, or -1: it is no such thing. */
-static int greenio_method_find(struct greenio_method *method, PyObject *callable, PyTypeObject *type)
+static int greenio_method_find(struct greenio_method *method, PyObject *callable, PyObject *type)
 {
     PyMethodDef *definition;
     if (type != NULL && Py_IS_TYPE(callable, &PyMethodDescr_Type))

@@ -423,7 +423,10 @@ def child_that_answers():
 def popen_communicate():
     here, there = os.pipe()
     made = Popen(
-        ["sh", "-c", f"read text </proc/self/fd/{here}; cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[here]
+        ["sh", "-c", f"read text </proc/self/fd/{here}; cat"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=[here],
     )
     return lambda: made.communicate(b"text")[0] == b"text" or 1 / 0, lambda: os.write(there, b"go\n")
 
