@@ -18,7 +18,7 @@ from select import POLLIN, poll
 from typing import TypeVar
 
 from greenio._io import becomes_readable, notify_closing
-from greenio._os_threads import OSThread
+from greenio._os_threads import OwnThread
 from greenio._scheduler import checkpoint
 from greenio._sync import Event
 
@@ -113,7 +113,7 @@ def watch_children(kind: int, number: int, flags: int) -> _Watcher:
     watcher = _watchers.get(key)
     if watcher is None:
         watcher = _Watcher(key)
-        thread = OSThread(target=watcher.work, name=f"greenio wait for {watcher!r}", daemon=True)
+        thread = OwnThread(target=watcher.work, name=f"greenio wait for {watcher!r}", daemon=True)
         _watchers[key] = watcher
         try:
             thread.start()

@@ -2,7 +2,7 @@
 
 import threading
 
-from greenio._standard_threads import blocking_here
+from greenio._standard_threads import blocking_here, count_own_thread
 
 
 class OSThread(threading.Thread):
@@ -14,3 +14,32 @@ class OSThread(threading.Thread):
         """Start the OS thread and wait, without parking, until it runs: no fiber runs in between."""
         with blocking_here():
             super().start()
+
+
+class OwnThread(OSThread):
+    """An OS thread of greenio's, which the program has not started: _thread._count() leaves it out."""
+
+    _counted = False
+
+    def start(self) -> None:
+        """As OSThread.start."""
+        self._counted = True
+        count_own_thread(1)
+        try:
+            super().start()
+        except BaseException:
+            if not self._started.is_set():  # type: ignore[attr-defined]
+                self._leave_count()
+            raise
+
+    def run(self) -> None:
+        """Do the work."""
+        try:
+            super().run()
+        finally:
+            self._leave_count()
+
+    def _leave_count(self) -> None:
+        if self._counted:
+            self._counted = False
+            count_own_thread(-1)

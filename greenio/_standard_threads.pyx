@@ -701,6 +701,7 @@ class blocking_here:
 # --- threads ---------------------------------------------------------------------------------------------------------
 
 cdef Py_ssize_t threads_alive = 0          # fibers made for threads
+cdef Py_ssize_t own_threads_alive = 0      # OS threads that the program did not start: greenio's own
 cdef object thread_stack_bytes = None      # what stack_size() has set
 cdef set joined_at_exit = set()            # handles of fibers that are not daemons
 cdef object original_stack_size = _thread.stack_size
@@ -997,8 +998,14 @@ def get_main_thread_ident():
 
 
 def count_threads():
-    """How many threads are alive beside the main one: fibers that were made for one, and OS threads."""
-    return original_count_threads() + threads_alive
+    """How many threads are alive beside the main one: fibers that were made for one, and OS threads but for greenio's own."""
+    return max(0, original_count_threads() - own_threads_alive) + threads_alive
+
+
+def count_own_thread(Py_ssize_t change, /):
+    """One more of greenio's own OS threads (1), or one less (-1)."""
+    global own_threads_alive
+    own_threads_alive += change
 
 
 def stack_size(size=0, /):

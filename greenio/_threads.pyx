@@ -18,7 +18,7 @@ from greenio._waiting cimport (
     SERVED, Line, Place, PyThread_type_lock, forks, line_length, serve, serve_all, stand_in_line)
 
 from greenio._errors import Cancelled, RunFinishedError
-from greenio._os_threads import OSThread
+from greenio._os_threads import OwnThread
 from greenio._scheduler import _end_process, threads_that_wait_for_work
 
 cdef extern from "pythread.h" nogil:
@@ -246,7 +246,7 @@ cdef int start_job(Job job, object what) except -1:
         return 0
     worker = Worker()
     worker.job = job
-    worker.thread = OSThread(target=worker.run, name="greenio: new", daemon=True)
+    worker.thread = OwnThread(target=worker.run, name="greenio: new", daemon=True)
     try:
         worker.thread.start()
     except BaseException as error:

@@ -116,16 +116,24 @@ class Session:
         return self._wait(self._companion.read, len, buffer)
 
     def write(self, data: Any, /) -> int:
-        """Send some of *data*; returns how many bytes. Parks.
+        """Send *data*, all of it; returns how many bytes. Parks. With a timeout of 0, some of it, a record at most.
 
         A peer that has told why it closed the connection is heard: its alert is raised instead of what the system says.
         """
         try:
-            sent: int = self._wait(self._companion.write, data)
+            sent: int = self._wait(self._write, data)
         except (BrokenPipeError, ConnectionResetError):
             self._hear()
             raise
         return sent
+
+    def _write(self, data: Any) -> int:
+        # As OpenSSL on a descriptor that waits: programs know that send() leaves nothing over.
+        companion = self._companion
+        if companion.gettimeout() == 0:
+            return companion.write(data)
+        companion.sendall(data)
+        return memoryview(data).nbytes
 
     def _hear(self) -> None:
         # Without waiting, and without losing what else the peer has sent.
