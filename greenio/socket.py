@@ -214,32 +214,7 @@ class socket(MessageCore):
         Raises:
             ValueError, LookupError: the arguments are wrong, or do not fit together.
         """
-        if not set(mode) <= {"r", "w", "b"}:
-            raise ValueError(f"invalid mode {mode!r} (only r, w, b allowed)")
-        writing = "w" in mode
-        reading = "r" in mode or not writing
-        binary = "b" in mode
-        if buffering == 0 and not binary:
-            raise ValueError("unbuffered streams must be binary")
-        raw: Any = SocketIO(self, "r" * reading + "w" * writing)  # type: ignore[arg-type]
-        self._io_refs += 1
-        if buffering == 0:
-            return raw
-        try:
-            size = io.DEFAULT_BUFFER_SIZE if buffering is None or buffering < 0 else buffering
-            buffer: Any
-            if reading and writing:
-                buffer = BufferedRWPair(raw, raw, size)
-            else:
-                buffer = (BufferedReader if reading else BufferedWriter)(raw, size)
-            if binary:
-                return buffer
-            text: Any = TextIOWrapper(buffer, io.text_encoding(encoding), errors, newline)
-            text.mode = mode
-            return text
-        except BaseException:
-            raw.close()
-            raise
+        return make_file(self, mode, buffering, encoding, errors, newline)
 
     def __repr__(self) -> str:
         state = "[closed] " if self.fd < 0 else ""
@@ -254,6 +229,35 @@ class socket(MessageCore):
 
     def __reduce__(self) -> Any:
         raise TypeError("a socket cannot be pickled")
+
+
+def make_file(
+    sock: Any, mode: str, buffering: int | None, encoding: str | None, errors: str | None, newline: str | None
+) -> Any:
+    """What makefile returns, for *sock*, a socket of ours or of the standard class, or what has the names that SocketIO uses."""
+    if not set(mode) <= {"r", "w", "b"}:
+        raise ValueError(f"invalid mode {mode!r} (only r, w, b allowed)")
+    writing = "w" in mode
+    reading = "r" in mode or not writing
+    binary = "b" in mode
+    if buffering == 0 and not binary:
+        raise ValueError("unbuffered streams must be binary")
+    raw: Any = SocketIO(sock, "r" * reading + "w" * writing)  # type: ignore[arg-type]
+    sock._io_refs += 1
+    if buffering == 0:
+        return raw
+    try:
+        size = io.DEFAULT_BUFFER_SIZE if buffering is None or buffering < 0 else buffering
+        one_way: Any = BufferedReader if reading else BufferedWriter
+        buffer: Any = BufferedRWPair(raw, raw, size) if reading and writing else one_way(raw, size)
+        if binary:
+            return buffer
+        text: Any = TextIOWrapper(buffer, io.text_encoding(encoding, 3), errors, newline)
+        text.mode = mode
+        return text
+    except BaseException:
+        raw.close()
+        raise
 
 
 set_socket_class(socket)

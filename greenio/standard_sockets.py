@@ -16,11 +16,12 @@ from greenio import _plain_sockets
 from greenio._io import notify_closing
 from greenio._plain_sockets import PlainCore
 from greenio._scheduler import can_park
-from greenio.socket import socket
+from greenio.socket import make_file, socket
 
 __all__ = ["FUNCTIONS", "METHODS", "close", "forget_companions"]
 
 _close: Any = _standard.close
+_makefile: Any = _standard.socket.makefile
 _sendfile: Any = getattr(_standard.socket, "_sendfile_use_sendfile", None)
 
 
@@ -48,7 +49,25 @@ def _sendfile_use_sendfile(self: Any, file: Any, offset: int = 0, count: int | N
     return self._sendfile_use_send(file, offset, count) if size else 0
 
 
-METHODS: dict[str, Any] = dict(_plain_sockets.METHODS)
+def makefile(
+    self: Any,
+    mode: str = "r",
+    buffering: int | None = None,
+    *,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
+) -> Any:
+    # The C buffers have an OS thread's lock, refuse a second fiber, and lose what they hold when a read is cancelled.
+    if can_park():
+        return make_file(self, mode, buffering, encoding, errors, newline)
+    return _makefile(self, mode, buffering, encoding=encoding, errors=errors, newline=newline)
+
+
+makefile.__qualname__ = "socket.makefile"
+makefile.__module__ = "socket"
+makefile.__doc__ = _makefile.__doc__
+METHODS: dict[str, Any] = {**_plain_sockets.METHODS, "makefile": makefile}
 if _sendfile is not None:
     _sendfile_use_sendfile.__qualname__ = "socket._sendfile_use_sendfile"
     _sendfile_use_sendfile.__module__ = "socket"

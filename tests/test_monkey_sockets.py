@@ -11,13 +11,16 @@ SETUP = """
     import errno, os, select, selectors, socket, sys, threading, time
     import greenio, greenio.monkey
 
+    def begun(fiber):
+        # The fiber, once it is parked: others run meanwhile.
+        while fiber.state != "parked":
+            assert not fiber.done(), (fiber, fiber.exception())
+            greenio.sleep(0.001)
+        return fiber
+
     def parks(call, *arguments):
-        # What the call returns, or raises; another fiber has run meanwhile.
-        ran = []
-        waiting = greenio.spawn(call, *arguments)
-        greenio.yield_now(); greenio.yield_now()
-        assert waiting.state == "parked", (call, waiting.state)
-        return waiting
+        # A fiber that waits in the call.
+        return begun(greenio.spawn(call, *arguments))
 
     def raises(kind, call, *arguments, number=None):
         try:
@@ -63,21 +66,135 @@ def test_every_wait_of_a_socket_parks_and_serves() -> None:
             assert waiting.result() == expected
         data = bytes(8_000_000)
         for send in (client.sendall, client.send, lambda data: client.sendmsg([data])):
-            first = greenio.spawn(client.sendall, data)
-            greenio.yield_now(); greenio.yield_now()
-            assert first.state == "parked"
-            waiting = greenio.spawn(send, data)
-            left = 2 * len(data)
-            while not (first.done() and waiting.done()):
-                assert server.recv(1 << 20)
-            server.settimeout(0.05)
-            try:
-                while server.recv(1 << 20):
-                    pass
-            except TimeoutError:
-                pass
-            server.settimeout(None)
+            sending = [parks(client.sendall, data), parks(send, data)]
+            received = 0
+            while not all(each.done() for each in sending):
+                received += len(server.recv(1 << 20))
+            sent = len(data) + (sending[1].result() or len(data))
+            while received < sent:
+                received += len(server.recv(1 << 20))
+            assert received == sent and sending[0].result() is None
         """
+    )
+
+
+def test_dontwait_never_waits() -> None:
+    check(
+        """
+        greenio.monkey.patch_all()
+        a, b = socket.socketpair()
+        c, d = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        room, flag = bytearray(8), socket.MSG_DONTWAIT
+        for sock in (a, c):
+            for receive in (
+                lambda: sock.recv(8, flag),
+                lambda: sock.recv_into(room, 0, flag),
+                lambda: sock.recvfrom(8, flag),
+                lambda: sock.recvfrom_into(room, 0, flag),
+                lambda: sock.recvmsg(8, 0, flag),
+                lambda: sock.recvmsg_into([room], 0, int(flag)),
+            ):
+                raises(BlockingIOError, receive, number=errno.EAGAIN)
+        for sock, send in (
+            (a, lambda: a.send(bytes(4096), flag)),
+            (a, lambda: a.sendmsg([bytes(4096)], [], flag)),
+            (a, lambda: a.sendall(bytes(4096), flag)),
+            (c, lambda: c.send(bytes(4096), flag)),
+        ):
+            with greenio.timeout(30):
+                try:
+                    while True:
+                        send()
+                except BlockingIOError as error:
+                    assert error.errno == errno.EAGAIN
+        # With a timeout of its own the standard class waits all the same.
+        d.setblocking(False)
+        try:
+            while d.recv(4096): pass
+        except BlockingIOError:
+            pass
+        c.settimeout(30)
+        waiting = parks(c.recv, 8, flag)
+        d.send(b"x")
+        assert waiting.result() == b"x"
+        """,
+        flags=(),
+    )
+
+
+def test_threads_of_greenios_own_are_no_threads_of_the_program() -> None:
+    check(
+        """
+        import _thread
+        greenio.monkey.patch_all()
+        before = _thread._count()
+        inside = greenio.to_thread(_thread._count)
+        assert inside == before == _thread._count() == 0, (inside, before, _thread._count())
+        assert any(thread.name.startswith("greenio") for thread in threading.enumerate())
+        OSThread = greenio.monkey.get_original("threading", "Thread")
+        go_on = threading.Event()
+        threads = [kind(target=go_on.wait) for kind in (OSThread, threading.Thread)]
+        for thread in threads: thread.start()
+        assert _thread._count() == 2
+        go_on.set()
+        for thread in threads: thread.join()
+        while _thread._count(): time.sleep(0.001)
+        """
+    )
+
+
+def test_files_of_sockets_are_for_fibers() -> None:
+    check(
+        """
+        import io
+        greenio.monkey.patch_all()
+        a, b = socket.socketpair()
+        reader, writer, pair, text = a.makefile("rb"), b.makefile("wb"), a.makefile("rwb"), b.makefile("rw", encoding="ascii")
+        for file, kind in ((reader, io.BufferedReader), (writer, io.BufferedWriter), (pair, io.BufferedRWPair),
+                           (text, io.TextIOWrapper), (a.makefile("rb", 0), socket.SocketIO)):
+            assert isinstance(file, kind), file
+        assert text.mode == "rw" and reader.mode == "rb" and reader.name == a.fileno()
+        # Two fibers in one file.
+        lines = [parks(reader.readline), parks(reader.readline)]
+        b.sendall(b"one\\ntwo\\n")
+        assert [line.result() for line in lines] == [b"one\\n", b"two\\n"]
+        # What a cancelled read had is there for the next one.
+        for _ in range(2):
+            waiting = parks(reader.read, 10)
+            b.sendall(b"12345")
+            while select.select([a], [], [], 0)[0]: greenio.sleep(0.001)
+            begun(waiting).cancel(); waiting.join()
+            b.sendall(b"67890")
+            assert reader.read(10) == b"1234567890"
+        # Of a cancelled write exactly the bytes that it says were accepted go out.
+        data, accepted = os.urandom(4_000_000), []
+        def write():
+            try:
+                writer.write(data)
+            except greenio.Cancelled as error:
+                accepted.append(error.characters_written)
+                raise
+        waiting = parks(write)
+        waiting.cancel(); waiting.join()
+        assert 0 < accepted[0] < len(data)
+        flushing = greenio.spawn(writer.flush)
+        assert reader.read(accepted[0]) == data[:accepted[0]]
+        flushing.join()
+        assert not select.select([a], [], [], 0)[0]
+        raises(ValueError, a.makefile, "x")
+        raises(ValueError, a.makefile, "r", 0)
+        # The socket is open as long as its files are.
+        line = parks(text.readline)
+        a.sendall(b"text\\n")
+        assert line.result() == "text\\n"
+        for file in (reader, pair):
+            a.close()
+            assert a.fileno() >= 0
+            file.close()
+        import gc; gc.collect()
+        assert a.fileno() == -1
+        """,
+        flags=(),
     )
 
 
@@ -360,6 +477,11 @@ def test_tls_of_the_standard_class_parks(outside: bool, tmp_path: Path) -> None:
         client.settimeout(0.02)
         raises(TimeoutError, client.recv, 1)
         client.settimeout(None)
+        whole = bytes(range(256)) * 8192
+        sending = greenio.spawn(client.send, whole)      # more than a record, and than there is room for
+        received = b""
+        while len(received) < len(whole): received += server.recv(1 << 20)
+        assert received == whole and sending.result() == len(whole)
         file = server.makefile("rb")
         line = parks(file.readline)
         client.sendall(b"a line\\n")
