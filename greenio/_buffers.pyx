@@ -556,6 +556,11 @@ class _Buffered:
     def __reduce_ex__(self, protocol):
         raise TypeError(f"cannot pickle {type(self).__name__!r} object")
 
+    def __repr__(self):
+        # As programs know it from the standard class. That names the type as it was made, which has no module in C.
+        text = super().__repr__()
+        return "<_io." + text[1:] if text.startswith("<Buffered") else text
+
     def flush(self):
         """Write what is pending. Parks.
 

@@ -153,6 +153,7 @@ def test_files_of_sockets_are_for_fibers() -> None:
         for file, kind in ((reader, io.BufferedReader), (writer, io.BufferedWriter), (pair, io.BufferedRWPair),
                            (text, io.TextIOWrapper), (a.makefile("rb", 0), socket.SocketIO)):
             assert isinstance(file, kind), file
+        assert repr(reader) == f"<_io.BufferedReader name={a.fileno()}>"
         assert text.mode == "rw" and reader.mode == "rb" and reader.name == a.fileno()
         # Two fibers in one file.
         lines = [parks(reader.readline), parks(reader.readline)]
