@@ -869,3 +869,28 @@ with concurrent.futures.InterpreterPoolExecutor(2) as pool:
 assert failing is None
 """
     )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="concurrent.interpreters came with CPython 3.14")
+def test_interpreters_imported_before_the_patch_are_patched_and_put_back() -> None:
+    run_child(
+        """
+        import concurrent.interpreters as interpreters
+        import greenio.monkey
+        def state():
+            return dict(vars(interpreters._interpreters)), dict(interpreters.Interpreter._decref.__kwdefaults__)
+        before = state()
+        greenio.monkey.patch_all()
+        assert interpreters._interpreters.decref in interpreters.Interpreter._decref.__kwdefaults__.values()
+        def use():
+            made = interpreters.create()
+            made.exec("import json")
+            del made  # the last reference
+        greenio.spawn(use).result()
+        assert interpreters.list_all() == [interpreters.get_main()]
+        greenio.monkey.unpatch_all()
+        assert state() == before
+        """,
+        flags=(),
+    )

@@ -7,6 +7,7 @@ also gives what the program wants of them: interpreters run beside fibers, each 
 """
 
 import functools
+import importlib
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -17,10 +18,27 @@ import greenio.monkey
 from greenio.compat.patches import Patch, stand_in
 
 ENTERING = ("call", "create", "destroy", "exec", "run_func", "run_string", "set___main___attrs")
+_thread = importlib.import_module("_thread")
 _allocate_lock: Callable[[], Any] = greenio.monkey.get_original("_thread", "allocate_lock")
 _start_new_thread: Callable[..., int] = greenio.monkey.get_original("_thread", "start_new_thread")
+_set_name: Callable[[str], None] | None = None
+_get_name: Callable[[], str] | None = None
+if sys.version_info >= (3, 14):
+    _set_name = greenio.monkey.get_original("_thread", "set_name")
+    _get_name = greenio.monkey.get_original("_thread", "_get_name")
 # Interpreters may wait for each other: nobody's call waits for another's end.
 _limiter = greenio.ThreadLimiter(sys.maxsize)
+
+
+def _named(name: str, fn: Callable[[], Any]) -> Any:
+    # The kernel has the name of the thread whose call it is.
+    assert _set_name is not None and _get_name is not None
+    before = _get_name()
+    _set_name(name)
+    try:
+        return fn()
+    finally:
+        _set_name(before)
 
 
 def _outside(original: Callable[..., Any]) -> Any:
@@ -30,7 +48,10 @@ def _outside(original: Callable[..., Any]) -> Any:
     def call(*args: Any, **keywords: Any) -> Any:
         if not greenio.can_park():
             return original(*args, **keywords)
-        return greenio.to_thread(functools.partial(original, *args, **keywords), limiter=_limiter)
+        here = functools.partial(original, *args, **keywords)
+        if _set_name is not None:
+            here = functools.partial(_named, _thread._get_name(), here)
+        return greenio.to_thread(here, limiter=_limiter)
 
     return call
 
@@ -71,6 +92,13 @@ def apply(patch: Patch) -> None:
         for name in ENTERING:
             if (original := getattr(interpreters, name, None)) is not None:
                 patch.replace(interpreters, name, _outside(original), everywhere=True)
-        patch.replace(interpreters, "decref", _outside_and_waited_for(interpreters.decref), everywhere=True)
+        decref = interpreters.decref
+        patch.replace(interpreters, "decref", _outside_and_waited_for(decref), everywhere=True)
+        # Its finalizer's default is the original, if it came first.
+        if (above := sys.modules.get("concurrent.interpreters")) is not None:
+            defaults: dict[str, Any] = above.Interpreter._decref.__kwdefaults__ or {}
+            for name in [name for name, value in defaults.items() if value is decref]:
+                defaults[name] = interpreters.decref
+                patch.undo_with(functools.partial(defaults.__setitem__, name, decref))
 
     patch.when_imported("_interpreters", changed)
