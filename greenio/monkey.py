@@ -29,6 +29,7 @@ from greenio.compat.patches import Patch, replace_references, restore_references
 __all__ = [
     "get_original",
     "is_patched",
+    "patch__interpreters",
     "patch__thread",
     "patch_all",
     "patch_fcntl",
@@ -69,6 +70,7 @@ _MODULES = (
     "io",
     "subprocess",
     "multiprocessing",
+    "_interpreters",
     "sqlite3",
     "psycopg",
     "psycopg2",
@@ -154,6 +156,11 @@ def patch_subprocess() -> None:
 def patch_multiprocessing() -> None:
     """Patch multiprocessing: locks and semaphores of processes park; processes that are spawned are patched as this one."""
     _patch(["multiprocessing"])
+
+
+def patch__interpreters() -> None:
+    """Patch _interpreters, if it is imported now or later: what runs in another interpreter runs in another OS thread."""
+    _patch(["_interpreters"])
 
 
 def patch_sqlite3() -> None:

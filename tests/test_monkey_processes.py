@@ -1,5 +1,7 @@
 """greenio.monkey: os, fcntl, signal, subprocess, multiprocessing and sqlite3 park. What patches is run in child interpreters."""
 
+import sys
+
 import pytest
 from child import run_child
 
@@ -776,4 +778,119 @@ assert len(sys.meta_path) < finders
 """,
         prelude="",
         end="",
+    )
+
+
+@pytest.mark.slow
+def test_what_a_spawned_process_puts_in_a_queue_at_its_end_arrives() -> None:
+    check(
+        """
+import multiprocessing
+context = multiprocessing.get_context("spawn")
+queue = context.Queue()
+process = context.Process(target=queue.put, args=("last words",))
+process.start()
+process.join()
+assert queue.get(timeout=5) == "last words"
+"""
+    )
+
+
+@pytest.mark.slow
+def test_what_is_put_in_a_queue_before_the_exit_arrives_though_multiprocessing_came_before_the_patch() -> None:
+    done = run_child(
+        """
+        import multiprocessing.queues, multiprocessing.synchronize, multiprocessing.util
+        import greenio.monkey
+        greenio.monkey.patch_all()
+        context = multiprocessing.get_context("fork")
+        queue = context.Queue()
+        context.Process(target=lambda: print(queue.get(timeout=5), flush=True)).start()
+        queue.put("last words")
+        """,
+        flags=(),
+    )
+    assert done.stdout == "last words\n", done.stderr
+
+
+# --- interpreters ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="_interpreters came with CPython 3.13")
+def test_what_runs_in_another_interpreter_runs_beside_fibers() -> None:
+    check(
+        """
+import threading
+import _interpreters
+ended = []
+
+def use():
+    made = parked(_interpreters.create)
+    assert parked(_interpreters.exec, made, "import time; time.sleep(0.05)") is None
+    failed = parked(_interpreters.exec, made, "raise LookupError('there')")
+    assert failed.type.__name__ == "LookupError", failed
+    _interpreters.set___main___attrs(made, {"here": 5})
+    assert _interpreters.exec(made, "assert here == 5") is None
+    _interpreters.destroy(made)
+    try:
+        _interpreters.exec(made, "pass")
+    except _interpreters.InterpreterNotFoundError:
+        ended.append(made)
+
+threads = [threading.Thread(target=use) for _ in range(3)]
+for each in threads:
+    each.start()
+for each in threads:
+    each.join()
+assert len(set(ended)) == 3, ended
+# The last reference goes in a finalizer, on a fiber's stack.
+made = _interpreters.create(reqrefs=True)
+_interpreters.incref(made)
+greenio.spawn(_interpreters.decref, made).result()
+assert made not in [each[0] for each in _interpreters.list_all()]
+"""
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="InterpreterPoolExecutor came with CPython 3.14")
+def test_a_pool_of_interpreters_parks() -> None:
+    check(
+        """
+import operator
+with concurrent.futures.InterpreterPoolExecutor(2) as pool:
+    assert parked(list, pool.map(operator.neg, range(5))) == [0, -1, -2, -3, -4]
+    failing = pool.submit(operator.truediv, 1, 0)
+    try:
+        failing.result()
+    except ZeroDivisionError:
+        failing = None
+assert failing is None
+"""
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="concurrent.interpreters came with CPython 3.14")
+def test_interpreters_imported_before_the_patch_are_patched_and_put_back() -> None:
+    run_child(
+        """
+        import concurrent.interpreters as interpreters
+        import greenio.monkey
+        def state():
+            return dict(vars(interpreters._interpreters)), dict(interpreters.Interpreter._decref.__kwdefaults__)
+        before = state()
+        greenio.monkey.patch_all()
+        assert interpreters._interpreters.decref in interpreters.Interpreter._decref.__kwdefaults__.values()
+        def use():
+            made = interpreters.create()
+            made.exec("import json")
+            del made  # the last reference
+        greenio.spawn(use).result()
+        assert interpreters.list_all() == [interpreters.get_main()]
+        greenio.monkey.unpatch_all()
+        assert state() == before
+        """,
+        flags=(),
     )

@@ -534,3 +534,19 @@ def test_a_thread_may_have_any_name():
             thread = threading.Thread(target=int, name=name); thread.start(); thread.join()
             assert thread.name == (name or thread.name)
     """)
+
+
+def test_sleep_in_a_class_does_not_become_a_method_and_is_pickled_by_its_name() -> None:
+    run_child(
+        """
+        import copy, pickle
+        import greenio.monkey
+        greenio.monkey.patch_all()
+        import time
+        class Waits:
+            sleep = time.sleep
+        Waits().sleep(0)
+        assert copy.copy(time.sleep) is pickle.loads(pickle.dumps(time.sleep)) is time.sleep
+        assert b"greenio" not in pickle.dumps(time.sleep)
+        """
+    )

@@ -318,14 +318,25 @@ def test_the_score_is_a_table_of_what_is_kept(tmp_path: Path) -> None:
     for mode, outcomes in (("plain", "pass"), ("greenio", "pass"), ("gevent", "fail")):
         run = ModuleRun(
             "test.test_queue",
-            {"test.test_queue.T.test_a": Outcome("pass"), "test.test_queue.T.test_b": Outcome(outcomes)},
+            {
+                "test.test_queue.T.test_a": Outcome("pass"),
+                "test.test_queue.T.test_b": Outcome(outcomes),
+                "test.test_queue.T.test_c": Outcome("hang" if mode == "greenio" else "pass"),
+                "test.test_queue.T.test_d": Outcome("pass" if mode != "greenio" else "fail"),
+                "test.test_queue.T.test_e": Outcome("pass", second_try=mode == "greenio"),
+            },
         )
         store.save(tmp_path / "3.11.7" / mode, [run], day="2026-01-02")
-    text = score.write_score([], tmp_path / "docs" / "score.md", tmp_path)
+    entries = [Entry("test.test_queue.T.test_c", ("hang",), "it never waits")]
+    text = score.write_score(entries, tmp_path / "docs" / "score.md", tmp_path)
     assert "| module | 3.11.7 greenio | 3.11.7 gevent |" in text
-    assert "| queue | 2 / 2 | 1 / 2 |" in text
-    assert "| **%** | **100.00** | **50.00** |" in text
+    assert "| queue | 3 / 5 | 4 / 5 |" in text
+    assert "| **%** | **60.00** | **80.00** |" in text
     assert "| CPython 3.11.7, gevent | 2026-01-02 |" in text
+    _, failing, again = text.split("\n## ")
+    assert "- `test_queue.T.test_c` on 3.11.7: hang: it never waits\n" in failing
+    assert "- `test_queue.T.test_d` on 3.11.7: fail: not explained yet, a defect\n" in failing
+    assert "- `test_queue.T.test_e` on 3.11.7\n" in again and "test_b" not in failing
 
 
 def has_suite() -> Interpreter:

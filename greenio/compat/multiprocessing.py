@@ -8,6 +8,7 @@ that waits. It cannot be called off, takes the semaphore for a fiber that has go
 thread. For the same reason the owner of such a lock is kept here: the fibers of one OS thread are different owners.
 """
 
+import atexit
 import gc
 import importlib
 import os
@@ -179,8 +180,18 @@ def _adopt(synchronize: Any) -> None:
             each._make_methods()
 
 
+def _exit_with_fibers() -> None:
+    # At the exit, multiprocessing joins the threads that feed its queues. What is registered first comes last, and where this was
+    # before greenio's own these are fibers, and gone by then, with what they had to send.
+    util = sys.modules.get("multiprocessing.util")
+    if (leave := getattr(util, "_exit_function", None)) is not None:
+        atexit.unregister(leave)
+        atexit.register(leave)
+
+
 def apply(patch: Patch) -> None:
     """Make the replacements."""
+    _exit_with_fibers()
     patch.replace(_multiprocessing, "SemLock", SemLock, everywhere=True)
     patch.when_imported("multiprocessing.spawn", lambda spawn: _spawn_patched(patch, spawn))
     synchronize = sys.modules.get("multiprocessing.synchronize")

@@ -5,14 +5,14 @@ import time
 from typing import Any
 
 import greenio
-from greenio.compat.patches import Patch
+from greenio.compat.patches import Patch, stand_in
 
 _sleep = time.sleep
 _TOO_LONG = 2.0**63 / 1e9  # seconds, of what C counts in nanoseconds
 
 
+@stand_in(_sleep)
 def sleep(seconds: Any, /) -> None:
-    """As time.sleep; parks the fiber where there is one."""
     if not greenio.can_park():
         _sleep(seconds)
         return

@@ -1,5 +1,6 @@
 """docs/stdlib-score.md: the table of what was last run, from the store."""
 
+import importlib.metadata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,9 +13,9 @@ FILE = ROOT / "docs" / "stdlib-score.md"
 HEAD = """# CPython's own tests under greenio
 
 How many of the tests that pass in the plain interpreter also pass when `greenio.monkey.patch_all()` ran first and the main thread is a
-fiber: `{command}`, written by `python -m tests.stdlib --write-score`. A test that did not pass at first was run once more by itself, in
-the plain interpreter as under the patch. Skipped under the patch is not passed. Network: loopback only. What does not pass, and
-why, is in [tests/stdlib/expected.toml](../tests/stdlib/expected.toml).
+fiber{beside}. Each interpreter's columns: `{command}`; this file: `python -m tests.stdlib --from-store --write-score`.
+A test that did not pass at first was run once more by itself, in the plain interpreter as under the patch. Skipped under the patch is
+not passed. Network: loopback only. An empty cell: that interpreter comes without the module's tests, or it was not run.
 
 """
 
@@ -27,6 +28,8 @@ def write_score(entries: list[Entry], path: Path = FILE, folder: Path = store.FO
     ]
     cells: dict[tuple[str, str, str], tuple[int, int]] = {}
     days: dict[str, set[str]] = {}
+    failing: dict[tuple[str, str], list[str]] = {}  # by a test's id and what is said of it: the releases
+    again: dict[tuple[str, str], list[str]] = {}
     for release, mode in columns:
         for saved in sorted((folder / release / mode).glob("*.json")):
             plain, _ = store.load(folder / release / "plain", saved.stem)
@@ -38,11 +41,28 @@ def write_score(entries: list[Entry], path: Path = FILE, folder: Path = store.FO
             found = compare(plain, patched[0], entries if mode == "greenio" else [], version)
             before = cells.get((name, release, mode), (0, 0))
             cells[name, release, mode] = (before[0] + found.passed, before[1] + found.passed_plain)
+            if mode == "greenio":
+                for test in found.failing:
+                    about_it = [entry for entry in entries if entry.covers(test, version)]
+                    outcome = patched[0].outcome_of(test).outcome
+                    flaky = ", at times" if any(entry.flaky for entry in about_it) else ""
+                    reason = about_it[0].reason if about_it else "not explained yet, a defect"
+                    failing.setdefault((test, f"{outcome}{flaky}: {reason}"), []).append(release)
+                for test, each in patched[0].outcomes.items():
+                    if each.second_try:
+                        again.setdefault((test, ""), []).append(release)
             days.setdefault(f"{release}, {mode}", set()).add(about.get("day", "?"))
-    text = HEAD.format(command="python -m tests.stdlib --plain-runs 2 --gevent")
+    gevent = (
+        f", and the same with `gevent.monkey.patch_all()` of gevent{_gevent_version()}"
+        if any(mode == "gevent" for _, mode in columns)
+        else ""
+    )
+    text = HEAD.format(beside=gevent, command="python -m tests.stdlib --gevent --python PATH")
     text += _table(columns, cells)
     text += "\nEach cell: passed / passed in the plain interpreter.\n\n| run | day |\n|---|---|\n"
     text += "".join(f"| CPython {run} | {', '.join(sorted(each))} |\n" for run, each in sorted(days.items()))
+    text += _list("What does not pass under greenio", failing)
+    text += _list("What passed under greenio only the second time, by itself: flaky", again)
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     return text
@@ -61,6 +81,23 @@ def _table(columns: list[tuple[str, str]], cells: dict[tuple[str, str, str], tup
     lines = [f"| {name} | {' | '.join(row)} |" for name, row in rows]
     lines.insert(1, "|---" * (len(columns) + 1) + "|")
     return "\n".join(lines) + "\n"
+
+
+def _list(title: str, tests: dict[tuple[str, str], list[str]]) -> str:
+    if not tests:
+        return ""
+    lines = [
+        f"- `{test.removeprefix('test.')}` on {', '.join(releases)}{f': {said}' if said else ''}\n"
+        for (test, said), releases in sorted(tests.items())
+    ]
+    return f"\n## {title}\n\n" + "".join(lines)
+
+
+def _gevent_version() -> str:
+    try:
+        return f" {importlib.metadata.version('gevent')}"
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _cell(counts: tuple[int, int] | None) -> str:
