@@ -4,8 +4,8 @@
     parking   the longest pause of a ticker of 1 ms beside each kind of blocking call (tests/parks.py); bar: < 30 ms
     web       http.server and Flask's threaded server: requests/s with 200 clients that are kept alive (bar: 1.0 times OS threads), and
               with 5,000 whose handlers wait 0.2 s (2 times), memory per connection beyond the idle process (half). Werkzeug answers
-              "Connection: close" whatever the protocol's version, so that Flask's clients connect for each request; few of the 5,000 are
-              being served at one time then, and their memory is not compared
+              "Connection: close" whatever the protocol's version, so that Flask's clients connect for each request; few of the
+              5,000 are being served at one time then, and their memory is not compared
 
 Needs what tests/drivers needs: the list `drivers` of optional-dependencies, and the servers (tests/servers.py names them). Medians
 of --rounds; each figure from a process of its own.
