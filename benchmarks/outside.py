@@ -1,7 +1,8 @@
-"""`python -m benchmarks.outside drivers|parking|web`: unchanged programs and libraries under the patch, beside the same on OS threads.
+"""`python -m benchmarks.outside GROUP`: unchanged programs and libraries under the patch, beside the same on OS threads.
 
     drivers   100 operations of 0.2 s each, from 100 threads, with each client library against its real server; bar: < 1 s
     parking   the longest pause of a ticker of 1 ms beside each kind of blocking call (tests/parks.py); bar: < 30 ms
+    start     what patch_all() takes in a fresh process that has imported what it imports; bar: 15 ms
     web       http.server and Flask's threaded server: requests/s with 200 clients that are kept alive (bar: 1.0 times OS threads), and
               with 5,000 whose handlers wait 0.2 s (2 times), memory per connection beyond the idle process (half). Werkzeug answers
               "Connection: close" whatever the protocol's version, so that Flask's clients connect for each request; few of the
@@ -99,6 +100,35 @@ def parking(rounds: int, console: Console, names: list[str]) -> None:
     console.print(table)
 
 
+START = """
+import importlib, json, time
+from_here = time.perf_counter()
+{imports}
+import greenio.monkey
+for name in greenio.monkey._MODULES:
+    importlib.import_module(f"greenio.compat.{{name}}")
+imported = time.perf_counter()
+greenio.monkey.patch_all()
+print(json.dumps({{"imports_ms": (imported - from_here) * 1e3, "patch_ms": (time.perf_counter() - imported) * 1e3}}))
+"""
+PROGRAMS = {
+    "nothing else": "",
+    "much of the standard library": "import asyncio, http.server, logging.config, multiprocessing, sqlite3, unittest, urllib.request",
+}
+
+
+def start(rounds: int, console: Console, names: list[str]) -> None:
+    """patch_all() in fresh processes, with few and with many modules to look through."""
+    table = Table("program imports", "imports ms", "patch_all() ms", "bar: <= 15 ms")
+    for name, imports in PROGRAMS.items():
+        command = [sys.executable, "-c", START.format(imports=imports)]
+        samples = [run(command) for _ in range(max(20, rounds))]
+        figures = [each["patch_ms"] for each in samples if isinstance(each, dict)]
+        met = "met" if figures and statistics.median(figures) <= 15 else "MISSED"
+        table.add_row(name, median(samples, "imports_ms"), median(samples, "patch_ms"), met)
+    console.print(table)
+
+
 @contextlib.contextmanager
 def web_server(mode: str, kind: str) -> Iterator[tuple[int, int]]:
     """(process id, port) of a server on the first core."""
@@ -168,7 +198,7 @@ def times(ratio: float | None) -> str:
     return "-" if ratio is None else f"{ratio:.2f} times"
 
 
-GROUPS = {"drivers": drivers, "parking": parking, "web": web}
+GROUPS = {"drivers": drivers, "parking": parking, "start": start, "web": web}
 
 
 def main() -> int:
