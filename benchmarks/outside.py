@@ -1,9 +1,12 @@
-"""`python -m benchmarks.outside drivers|parking|web`: unchanged programs and libraries under the patch, beside the same on OS threads.
+"""`python -m benchmarks.outside GROUP`: unchanged programs and libraries under the patch, beside the same on OS threads.
 
     drivers   100 operations of 0.2 s each, from 100 threads, with each client library against its real server; bar: < 1 s
     parking   the longest pause of a ticker of 1 ms beside each kind of blocking call (tests/parks.py); bar: < 30 ms
+    start     what patch_all() takes in a fresh process that has imported what it imports; bar: 15 ms
     web       http.server and Flask's threaded server: requests/s with 200 clients that are kept alive (bar: 1.0 times OS threads), and
-              with 5,000 whose handlers wait 0.2 s (2 times), memory per connection beyond the idle process (half)
+              with 5,000 whose handlers wait 0.2 s (2 times), memory per connection beyond the idle process (half). Werkzeug answers
+              "Connection: close" whatever the protocol's version, so that Flask's clients connect for each request; few of the
+              5,000 are being served at one time then, and their memory is not compared
 
 Needs what tests/drivers needs: the list `drivers` of optional-dependencies, and the servers (tests/servers.py names them). Medians
 of --rounds; each figure from a process of its own.
@@ -97,6 +100,35 @@ def parking(rounds: int, console: Console, names: list[str]) -> None:
     console.print(table)
 
 
+START = """
+import importlib, json, time
+from_here = time.perf_counter()
+{imports}
+import greenio.monkey
+for name in greenio.monkey._MODULES:
+    importlib.import_module(f"greenio.compat.{{name}}")
+imported = time.perf_counter()
+greenio.monkey.patch_all()
+print(json.dumps({{"imports_ms": (imported - from_here) * 1e3, "patch_ms": (time.perf_counter() - imported) * 1e3}}))
+"""
+PROGRAMS = {
+    "nothing else": "",
+    "much of the standard library": "import asyncio, http.server, logging.config, multiprocessing, sqlite3, unittest, urllib.request",
+}
+
+
+def start(rounds: int, console: Console, names: list[str]) -> None:
+    """patch_all() in fresh processes, with few and with many modules to look through."""
+    table = Table("program imports", "imports ms", "patch_all() ms", "bar: <= 15 ms")
+    for name, imports in PROGRAMS.items():
+        command = [sys.executable, "-c", START.format(imports=imports)]
+        samples = [run(command) for _ in range(max(20, rounds))]
+        figures = [each["patch_ms"] for each in samples if isinstance(each, dict)]
+        met = "met" if figures and statistics.median(figures) <= 15 else "MISSED"
+        table.add_row(name, median(samples, "imports_ms"), median(samples, "patch_ms"), met)
+    console.print(table)
+
+
 @contextlib.contextmanager
 def web_server(mode: str, kind: str) -> Iterator[tuple[int, int]]:
     """(process id, port) of a server on the first core."""
@@ -118,34 +150,55 @@ def web(rounds: int, console: Console, names: list[str]) -> None:
     """Both servers, both loads."""
     load = built("load/http_load_generator.c")
     second = max(os.sched_getaffinity(0))
-    table = Table("server", "load", "", "requests/s", "CPU µs/request", "slowest s", "bytes/connection", "reconnects")
+    columns = ("requests_per_s", "cpu_us", "slowest_s", "errors", "bytes_per_connection", "os_threads")
+    table = Table(
+        "server", "load", "", "requests/s", "CPU µs/request", "slowest s", "errors", "bytes/connection", "OS threads"
+    )
     for kind in ("http", "flask"):
-        for connections, path in ((200, "/quick"), (5_000, "/slow")):
+        if names and kind not in names:
+            continue
+        for connections, path, bar in ((200, "/quick", 1.0), (5_000, "/slow", 2.0)):
             samples: dict[str, list[Any]] = {mode: [] for mode in MODES}
             for _ in range(rounds):
                 for mode in MODES:
                     with web_server(mode, kind) as (pid, port):
-                        window = ["1", "4"] if path == "/quick" else ["3", "5"]
+                        window = ["1", "4"] if path == "/quick" else ["3", "6"]
                         arguments = [str(port), str(pid), str(connections), *window, path, "text"]
                         samples[mode].append(run(["taskset", "-c", str(second), str(load), *arguments]))
-            columns = ("requests_per_s", "cpu_us", "slowest_s", "bytes_per_connection", "reconnects")
             for mode in MODES:
                 table.add_row(kind, f"{connections:,} {path}", mode, *(median(samples[mode], name) for name in columns))
-            ratios = {
-                name: [
-                    ours[name] / theirs[name]
-                    for ours, theirs in zip(samples["fibers"], samples["threads"], strict=True)
-                    if isinstance(ours, dict) and isinstance(theirs, dict) and theirs[name]
-                ]
-                for name in ("requests_per_s", "bytes_per_connection")
-            }
-            told = [f"{statistics.median(each):.2f} times" if each else "-" for each in ratios.values()]
-            table.add_row("", "", "ratio", told[0], "", "", told[1], "")
+            faster = ratio(samples, "requests_per_s")
+            told = ["", "", "fibers / threads", times(faster), times(ratio(samples, "cpu_us")), "", "", "", ""]
+            kept = path == "/slow" and kind == "http"
+            smaller = ratio(samples, "bytes_per_connection") if kept else None
+            if kept:
+                told[7] = times(smaller)
+            table.add_row(*told)
+            served = all(isinstance(each, dict) and not each["errors"] for each in samples["fibers"])
+            verdict = ["", "", "bar", f">= {bar} {'met' if faster and faster >= bar else 'MISSED'}", "", "", "", "", ""]
+            verdict[6] = "0 met" if served else "0 MISSED"
+            if kept:
+                verdict[7] = f"<= 0.5 {'met' if smaller and smaller <= 0.5 else 'MISSED'}"
+            table.add_row(*verdict)
             table.add_section()
     console.print(table)
 
 
-GROUPS = {"drivers": drivers, "parking": parking, "web": web}
+def ratio(samples: dict[str, list[Any]], name: str) -> float | None:
+    """The median of the rounds' ratios of fibers to threads; None without any."""
+    ratios = [
+        ours[name] / theirs[name]
+        for ours, theirs in zip(samples["fibers"], samples["threads"], strict=True)
+        if isinstance(ours, dict) and isinstance(theirs, dict) and theirs[name]
+    ]
+    return statistics.median(ratios) if ratios else None
+
+
+def times(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.2f} times"
+
+
+GROUPS = {"drivers": drivers, "parking": parking, "start": start, "web": web}
 
 
 def main() -> int:
@@ -155,7 +208,7 @@ def main() -> int:
     )
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {' '.join(GROUPS)}; all without any")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of every figure (%(default)s)")
-    parser.add_argument("--only", nargs="+", default=[], metavar="CLIENT", help="of drivers: these")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="of drivers: these; of web: http, flask")
     options = parser.parse_args()
     if unknown := set(options.groups) - set(GROUPS):
         parser.error(f"no group {', '.join(sorted(unknown))}; there are {' '.join(GROUPS)}")

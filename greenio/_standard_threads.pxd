@@ -3,7 +3,8 @@
 # Everything wants the GIL and may be called from any fiber and any OS thread.
 #
 # Invariants, true whenever no method is running:
-#   - a lock in `lines` that is free has nobody in its line who could be served; whoever was served holds it from that moment on;
+#   - of a lock in `lines` that is free, either nobody in its line could be served, or somebody is `woken`, and on its way to it;
+#   - who was served as the owner holds the lock from that moment on;
 #   - an RLock's owner is the thread id of its holder's thread state, and 0 while it is free.
 from greenio._scheduler cimport Fiber
 from greenio._waiting cimport Line
@@ -13,6 +14,7 @@ cdef class WaitingLine:
     # Beside one lock or queue, as long as anybody waits for it.
     cdef Line line
     cdef Py_ssize_t users          # calls that stand in it, or are about to
+    cdef bint woken                # somebody was served who has to try for itself, and has not yet run
 
 
 cdef class ThreadHandle:

@@ -4,8 +4,10 @@
 # So whatever was made before parks as well, wherever it is kept, and classes stay what they are.
 #
 # A lock is the real one all the time, and its own record of being held. Who has to wait, fiber or OS thread, stands in a line beside it
-# (`lines`, by the lock's address). Release gives it to the first in line without opening it in between: otherwise, whoever
-# releases and acquires in a loop would keep all others out. An RLock's owner is the thread id of its thread state, which for an
+# (`lines`, by the lock's address). Release opens the lock and wakes the first in line; who runs may take it again meanwhile. The one woken
+# then stands first in line once more, and the next release gives it the lock without opening it in between: otherwise, whoever
+# releases and acquires in a loop would keep all others out. Not given at once: each acquire of a lock in much use would be a switch, and what
+# threads do in one go (take a connection out of a pool, and use it) would be done step by step by all of them. An RLock's owner is the thread id of its thread state, which for an
 # OS thread is what C code writes there too; C code asks for the OS thread, so it is shown that one while it runs.
 #
 # Everything wants the GIL; between finding out that one has to wait and standing in line nothing lets go of it.
@@ -27,7 +29,8 @@ from greenio._scheduler cimport (
     GREENIO_TIMER_NONE, INTERRUPTED, NEVER, PARKED, READY, RUNNING, WOKEN, Fiber, Scheduler, current_scheduler_or_none)
 from greenio._switch cimport BaseFiber, PyThreadState, checked_stack_bytes, prepare
 from greenio._waiting cimport (
-    AGAIN, SERVED, TOO_LATE, Line, Outcome, Place, deadline_after, line_length, serve, serve_all, stand_in_line)
+    AGAIN, SERVED, TOO_LATE, Line, Outcome, Place, Waiter, deadline_after, line_append, line_length, line_remove, serve, serve_all,
+    stand_in_line, wait, waiter_drop, waiter_init)
 
 from greenio._errors import Cancelled, DeadlockError, RunFinishedError
 
@@ -101,6 +104,7 @@ cdef enum:
     HIGHEST_NATIVE_ID = 1 << 22        # PID_MAX_LIMIT of the kernel, on 64 bits
     OWNED = 0                  # Place.outcome: the lock is the waiter's
     LOOK_AGAIN = 1             # it has to try for itself
+    LOST = 1                   # Place.index: somebody else was faster then; the next time the lock is given to it
 
 ctypedef struct MethodRow:
     greenio_method method
@@ -182,8 +186,11 @@ cdef inline Scheduler scheduler_here():
 
 
 cdef inline void spend(Scheduler scheduler) noexcept:
-    # One more operation without a wait. Not between a fork's hooks.
+    # One more operation without a wait. Not between a fork's hooks. Only the time ends a turn here, not the number of operations: whoever
+    # gives way holds other locks, as a rule, that the others run into.
     if scheduler is not None and forking_thread == 0:
+        if scheduler.budget == 1 and scheduler.turn_budget:
+            scheduler.budget = 2
         scheduler.spend()
 
 
@@ -216,16 +223,70 @@ cdef inline bint try_lock(object self) except -1:
     return greenio_method_call(&original_acquire, self, <PyObject *>NOT_BLOCKING, NULL) is True
 
 
+cdef Outcome line_up(Line *line, Place *place, Scheduler scheduler, object lock, int64_t deadline_ns) except *:
+    # As stand_in_line; who has lost is first.
+    cdef Waiter waiter
+    cdef Outcome outcome
+    waiter_init(&waiter, scheduler)
+    place.waiter = &waiter
+    place.outcome = OWNED
+    line_append(line, place)
+    if place.index == LOST and place.previous is not NULL:
+        line.last = place.previous
+        place.previous.next = NULL
+        place.previous = NULL
+        place.next = line.first
+        line.first.previous = place
+        line.first = place
+    try:
+        outcome = wait(&waiter, scheduler, "lock acquire", lock, deadline_ns)
+    finally:
+        line_remove(place)
+        waiter_drop(&waiter)
+    if outcome == AGAIN and scheduler is None:
+        PyErr_CheckSignals()
+    return outcome
+
+
+cdef bint hand_over(WaitingLine line, Place **place) noexcept:
+    # True: the lock, which stays locked, is that place's. False: the caller opens it; whoever has been woken tries for itself.
+    place[0] = NULL
+    if line.woken:
+        return False
+    place[0] = serve(&line.line)
+    if place[0] is NULL:
+        return False
+    if place[0].index == LOST:
+        place[0].outcome = OWNED
+        return True
+    place[0].outcome = LOOK_AGAIN
+    line.woken = True
+    return False
+
+
+cdef int has_woken(WaitingLine line, Place *place, bint interrupted) except -1:
+    # After each wait: it is not on its way any more. If it will not try, the next one does.
+    if place.outcome == LOOK_AGAIN:
+        place.index = LOST
+        line.woken = False
+        if interrupted:
+            place = serve(&line.line)
+            if place is not NULL:
+                place.outcome = LOOK_AGAIN
+                line.woken = True
+    return 0
+
+
 cdef Outcome stand(Line *line, Place *place, Scheduler scheduler, object lock, int64_t deadline_ns) except *:
     # In line for a lock. Also on top of the idle loop, for a signal handler or a destructor: they log, and a handler's lock may be held
     # by a fiber that is parked. The fiber whose stack the loop is on runs for as long, as it does for a destructor that parks
     # within a park of its own, and looks again at what it waits for when the loop has ended.
     cdef Fiber host
     if scheduler is None or not scheduler.hosting:
-        return stand_in_line(line, place, scheduler, "lock acquire", lock, deadline_ns)
+        return line_up(line, place, scheduler, lock, deadline_ns)
     host = <Fiber>scheduler.current
     if host.run_state not in (PARKED, READY):      # DONE: nothing of it can be parked; park() says so
-        return stand_in_line(line, place, scheduler, "lock acquire", lock, deadline_ns)
+        return line_up(line, place, scheduler, lock, deadline_ns)
     if host.run_state == READY:
         # Out of the run queue, where it is the only reason for the loop to end.
         return stand_as_host(line, place, scheduler, host, lock, deadline_ns, True)
@@ -246,7 +307,7 @@ cdef Outcome stand_as_host(
     host.shield += 1                 # what interrupts it is for what it waits for
     scheduler.hosting = False
     try:
-        return stand_in_line(line, place, scheduler, "lock acquire", lock, deadline_ns)
+        return line_up(line, place, scheduler, lock, deadline_ns)
     finally:
         scheduler.hosting = True
         host.shield -= 1
@@ -283,6 +344,8 @@ cdef bint wait_for_lock(object self, Scheduler scheduler, int64_t deadline_ns) e
     cdef Place place
     cdef Outcome outcome = AGAIN
     cdef tuple left
+    cdef bint interrupted
+    place.index = 0
     while True:
         if ending and ending.get(address(self)):
             # Of an OS thread that is about to end: C code releases it, in a moment, and tells nobody.
@@ -292,13 +355,17 @@ cdef bint wait_for_lock(object self, Scheduler scheduler, int64_t deadline_ns) e
             return greenio_method_call(&original_acquire, self, <PyObject *>left, NULL) is True
         line = line_of(self)
         place.item = NULL
+        place.outcome = OWNED
+        interrupted = True
         try:
             if try_lock(self):
                 return True
             if outcome == TOO_LATE and (changed or past(scheduler, deadline_ns)):
                 return False
             outcome = stand(&line.line, &place, scheduler, self, deadline_ns if changed else next_try(scheduler, deadline_ns))
+            interrupted = False
         finally:
+            has_woken(line, &place, interrupted)
             leave_line(self, line)
         if outcome == SERVED and place.outcome == OWNED:
             return True
@@ -328,11 +395,8 @@ cdef object lock_release(object self, PyObject *arguments, PyObject *keywords):
     cdef Place *place
     if lines:
         line = lines.get(address(self))
-        if line is not None and is_locked(self):
-            place = serve(&line.line)
-            if place is not NULL:
-                place.outcome = OWNED
-                return None
+        if line is not None and is_locked(self) and hand_over(line, &place):
+            return None
     return greenio_method_call(&original_release, self, NULL, NULL)
 
 
@@ -377,19 +441,25 @@ cdef bint wait_for_rlock(object self, unsigned long me, Scheduler scheduler, int
     cdef Place place
     cdef Outcome outcome = AGAIN
     cdef tuple left
+    cdef bint interrupted
+    place.index = 0
     while True:
         if not changed and scheduler is None and me == PyThread_get_thread_ident():
             left = time_left(deadline_ns)
             return greenio_method_call(&original_rlock_acquire, self, <PyObject *>left, NULL) is True
         line = line_of(self)
         place.item = <PyObject *>me     # a number, for whoever releases the lock
+        place.outcome = OWNED
+        interrupted = True
         try:
             if try_rlock(self, me):
                 return True
             if outcome == TOO_LATE and (changed or past(scheduler, deadline_ns)):
                 return False
             outcome = stand(&line.line, &place, scheduler, self, deadline_ns if changed else next_try(scheduler, deadline_ns))
+            interrupted = False
         finally:
+            has_woken(line, &place, interrupted)
             leave_line(self, line)
         if outcome == SERVED and place.outcome == OWNED:
             return True
@@ -421,10 +491,8 @@ cdef bint hand_rlock_over(object self) except -1:
     line = lines.get(address(self))
     if line is None:
         return False
-    place = serve(&line.line)
-    if place is NULL:
+    if not hand_over(line, &place):
         return False
-    place.outcome = OWNED
     owner_of(self)[0] = <unsigned long>place.item
     place.item = NULL
     return True

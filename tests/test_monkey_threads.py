@@ -112,7 +112,9 @@ def test_locks_made_and_bound_before_the_patch_park():
         for thread in threads: thread.start()
         time.sleep(0)
         order.append("main"); release()
-        assert not lock.acquire(False)      # handed over: who releases and acquires in a loop keeps nobody out
+        assert lock.acquire(False)          # who runs may have it again,
+        time.sleep(0); release()
+        assert not lock.acquire(False)      # but then it is handed over: who releases and acquires in a loop keeps nobody out
         for thread in threads: thread.join()
         assert order == ["main", "bound", "with", "keyword"], order
         assert lock.acquire(False) and lock.locked() and not lock.acquire(timeout=0.001)
@@ -126,6 +128,47 @@ def test_locks_made_and_bound_before_the_patch_park():
         """,
         before="lock = threading.Lock(); acquire, release = lock.acquire, lock.release",
     )
+
+
+@pytest.mark.parametrize("kind", ["Lock", "RLock"])
+def test_a_lock_in_much_use_does_not_make_everybody_take_turns(kind: str):
+    check(f"""
+        lock = threading.{kind}()
+        steps = []
+        def work(number):
+            with lock: steps.append(number)
+            with lock: steps.append(number)
+        with lock:
+            threads = [threading.Thread(target=work, args=(n,)) for n in range(5)]
+            for thread in threads: thread.start()
+            time.sleep(0)
+        for thread in threads: thread.join()
+        assert steps == sorted(steps) and len(steps) == 10, steps
+
+        def count():
+            for _ in range(100):
+                with lock: pass
+            lasted.append(greenio.current_fiber().id)
+        lasted = []
+        for _ in range(50):     # one of them has its 1 ms, however busy the machine is
+            lasted.clear()
+            first = threading.Thread(target=count); second = threading.Thread(target=lambda: lasted.append(0))
+            first.start(); second.start(); first.join(); second.join()
+            if lasted[-1] == 0: break
+        else: raise SystemExit("100 operations were cut short each time")
+
+        got = []
+        def wait(name):
+            with lock: got.append(name)
+        lock.acquire()
+        waiting = [greenio.spawn(wait, n) for n in range(3)]
+        time.sleep(0)
+        lock.release(); assert lock.acquire(False)      # the first is awake, and loses
+        waiting[0].cancel(); time.sleep(0)
+        assert waiting[0].done() and not got
+        lock.release(); waiting[1].join(5); waiting[2].join(5)
+        assert got == [1, 2] and lock.acquire(False)
+    """)
 
 
 def test_an_rlock_belongs_to_a_fiber():
@@ -143,6 +186,8 @@ def test_an_rlock_belongs_to_a_fiber():
         thread = threading.Thread(target=other); thread.start()
         time.sleep(0.001)
         for _ in range(3): order.append("main"); held.release()
+        assert not held._is_owned() and held.acquire(False)
+        time.sleep(0); held.release()
         assert not held._is_owned() and not held.acquire(False)
         with held: order.append("again")
         thread.join()

@@ -1,11 +1,14 @@
-/* Load for an HTTP server: N connections that are kept alive, one GET outstanding on each, every answer's body compared.
+/* Load for an HTTP server: N clients that keep their connection as long as the server does, one GET outstanding on each, every answer's body
+ * compared.
  *
  *   http_load_generator PORT SERVER_PID CONNECTIONS WARM_UP_SECONDS SECONDS PATH BODY
  *
- * One thread, level-triggered epoll. Connections are made a few at a time (CONNECTING), since an unchanged server's backlog is
- * short, and each asks at once. The window that is measured begins WARM_UP_SECONDS after the last one is connected. A connection that the
- * server closes is made anew, and counted. The server's memory (VmRSS + VmPTE) is read before the first connection and at the end of
- * the window. Prints one JSON object; ends with 1 and a line on stderr when an answer is wrong or STALL_MS pass without any.
+ * One thread, level-triggered epoll. First every client asks FIRST_PATH once, CONNECTING at a time: so each has a connection that the server
+ * has truly accepted, and nobody waits for a handshake that is sent again. Then all ask PATH, over and over; the window that is measured
+ * begins WARM_UP_SECONDS later. An answer that says "Connection: close" is followed by a new connection, as every client does it (`fresh`
+ * counts them: Werkzeug never keeps one); one that breaks off before its answer, too, but is counted as an error. The server's memory (Pss of
+ * smaps_rollup, which counts page tables' pages not, and VmPTE) is read before the first connection and at the end of the window, with its
+ * number of OS threads. Prints one JSON object; ends with 1 and a line on stderr when an answer is wrong or STALL_MS pass without any.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -23,22 +26,24 @@
 #include <unistd.h>
 
 enum { CONNECTING = 4, STALL_MS = 20 * 1000, MAX_EVENTS = 1024, ANSWER_BYTES = 4096, SOURCES = 200 };
+#define FIRST_PATH "/quick"
 
 struct connection {
-    int fd, connected;
-    int64_t begun_ns;
+    int fd;        /* -1: closed, until the first round is over */
+    int connected;
+    int64_t begun_ns; /* when it last had nothing to wait for */
     size_t received;
     char answer[ANSWER_BYTES];
 };
 
 static struct connection *connections;
-static int poller, connecting, wanted, made, connected;
+static int poller, wanted, begun, ready; /* in the first round: how many have begun, and how many have their answer */
+static int all_ready, measuring;
 static unsigned short port;
-static char request[1024];
+static char first_request[1024], request[1024];
 static const char *body;
 static size_t body_bytes;
-static uint64_t answered, reconnects, slowest_ns;
-static int measuring;
+static uint64_t answered, fresh, errors, slowest_ns;
 
 static int64_t now_ns(clockid_t clock)
 {
@@ -53,19 +58,25 @@ static void give_up(const char *why)
     exit(1);
 }
 
-static long memory_kib(int pid)
+static long sum_of(int pid, const char *name, const char *field)
 {
     char path[64], line[256];
     long sum = 0, value;
-    snprintf(path, sizeof path, "/proc/%d/status", pid);
+    size_t field_bytes = strlen(field);
+    snprintf(path, sizeof path, "/proc/%d/%s", pid, name);
     FILE *file = fopen(path, "r");
     if (file == NULL)
         give_up("the server is gone");
     while (fgets(line, sizeof line, file))
-        if (sscanf(line, "VmRSS: %ld", &value) == 1 || sscanf(line, "VmPTE: %ld", &value) == 1)
+        if (strncmp(line, field, field_bytes) == 0 && sscanf(line + field_bytes, " %ld", &value) == 1)
             sum += value;
     fclose(file);
     return sum;
+}
+
+static long memory_kib(int pid)
+{
+    return sum_of(pid, "smaps_rollup", "Pss:") + sum_of(pid, "status", "VmPTE:");
 }
 
 static void begin(struct connection *connection)
@@ -84,22 +95,20 @@ static void begin(struct connection *connection)
         give_up("connect");
     struct epoll_event event = {.events = EPOLLOUT, .data.ptr = connection};
     epoll_ctl(poller, EPOLL_CTL_ADD, connection->fd, &event);
-    connecting++;
 }
 
 static void ask(struct connection *connection)
 {
-    size_t bytes = strlen(request);
+    const char *text = all_ready ? request : first_request;
+    size_t bytes = strlen(text);
     connection->received = 0;
-    connection->begun_ns = now_ns(CLOCK_MONOTONIC);
-    if (send(connection->fd, request, bytes, MSG_NOSIGNAL) != (ssize_t)bytes && errno != EPIPE && errno != ECONNRESET)
+    if (send(connection->fd, text, bytes, MSG_NOSIGNAL) != (ssize_t)bytes && errno != EPIPE && errno != ECONNRESET)
         give_up("send");
 }
 
 static void again(struct connection *connection)
 {
     close(connection->fd);
-    reconnects++;
     begin(connection);
 }
 
@@ -111,6 +120,7 @@ static void receive(struct connection *connection)
     if (got < 0 && errno == EAGAIN)
         return;
     if (got <= 0) {
+        errors++;
         again(connection);
         return;
     }
@@ -121,13 +131,29 @@ static void receive(struct connection *connection)
         return;
     if (strncmp(connection->answer, "HTTP/1.1 200", 12) != 0 || strcmp(head + 4, body) != 0)
         give_up("a wrong answer");
-    uint64_t took = (uint64_t)(now_ns(CLOCK_MONOTONIC) - connection->begun_ns);
+    int64_t now = now_ns(CLOCK_MONOTONIC);
+    uint64_t took = (uint64_t)(now - connection->begun_ns);
     if (measuring) {
         answered++;
         if (took > slowest_ns)
             slowest_ns = took;
     }
-    ask(connection);
+    connection->begun_ns = now;
+    *head = 0;
+    int closes = strcasestr(connection->answer, "\r\nConnection: close") != NULL;
+    if (!all_ready) {
+        ready++;
+        connection->received = 0;
+        if (closes) {
+            close(connection->fd);
+            connection->fd = -1;
+        }
+    } else if (closes) {
+        fresh += (uint64_t)measuring;
+        again(connection);
+    } else {
+        ask(connection);
+    }
 }
 
 int main(int count, char **values)
@@ -138,6 +164,7 @@ int main(int count, char **values)
     int pid = atoi(values[2]);
     wanted = atoi(values[3]);
     int64_t warm_up_ns = (int64_t)(atof(values[4]) * 1e9), window_ns = (int64_t)(atof(values[5]) * 1e9);
+    snprintf(first_request, sizeof first_request, "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", FIRST_PATH);
     snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", values[6]);
     body = values[7];
     body_bytes = strlen(body);
@@ -153,11 +180,13 @@ int main(int count, char **values)
     int64_t started = now_ns(CLOCK_MONOTONIC), ready_ns = 0, window_from = 0, server_from = 0;
     struct epoll_event events[MAX_EVENTS];
     for (;;) {
-        while (made < wanted && connecting < CONNECTING)
-            begin(&connections[made++]);
-        int found = epoll_wait(poller, events, MAX_EVENTS, measuring || ready_ns ? 10 : STALL_MS);
+        while (begun < wanted && begun - ready < CONNECTING) {
+            connections[begun].begun_ns = now_ns(CLOCK_MONOTONIC);
+            begin(&connections[begun++]);
+        }
+        int found = epoll_wait(poller, events, MAX_EVENTS, all_ready ? 10 : STALL_MS);
         int64_t now = now_ns(CLOCK_MONOTONIC);
-        if (found < 0 || (found == 0 && !ready_ns))
+        if (found < 0 || (found == 0 && !all_ready))
             give_up("nothing comes");
         for (int index = 0; index < found; index++) {
             struct connection *connection = events[index].data.ptr;
@@ -168,20 +197,28 @@ int main(int count, char **values)
             int error = 0;
             socklen_t length = sizeof error;
             getsockopt(connection->fd, SOL_SOCKET, SO_ERROR, &error, &length);
-            connecting--;
             if (error) {
+                errors++;
                 again(connection);
                 continue;
             }
             connection->connected = 1;
-            connected++;
             struct epoll_event event = {.events = EPOLLIN, .data.ptr = connection};
             epoll_ctl(poller, EPOLL_CTL_MOD, connection->fd, &event);
             ask(connection);
         }
-        if (!ready_ns && made == wanted && connecting == 0)
+        if (!all_ready && ready == wanted) {
             ready_ns = now;
-        if (ready_ns && !measuring && now - ready_ns >= warm_up_ns) {
+            all_ready = 1;
+            for (int index = 0; index < wanted; index++) {
+                connections[index].begun_ns = now;
+                if (connections[index].fd < 0)
+                    begin(&connections[index]);
+                else
+                    ask(&connections[index]);
+            }
+        }
+        if (all_ready && !measuring && now - ready_ns >= warm_up_ns) {
             measuring = 1;
             window_from = now;
             server_from = now_ns(server_clock);
@@ -199,10 +236,10 @@ int main(int count, char **values)
             oldest = now - connections[index].begun_ns;
     if ((uint64_t)oldest > slowest_ns)
         slowest_ns = (uint64_t)oldest;
-    printf("{\"requests_per_s\": %.1f, \"cpu_us\": %.2f, \"slowest_s\": %.3f, \"reconnects\": %lu, \"bytes_per_connection\": %.0f, "
-           "\"idle_bytes\": %ld, \"connect_s\": %.2f}\n",
+    printf("{\"requests_per_s\": %.1f, \"cpu_us\": %.2f, \"slowest_s\": %.3f, \"fresh\": %lu, \"errors\": %lu, \"bytes_per_connection\": %.0f, "
+           "\"idle_bytes\": %ld, \"first_round_s\": %.2f, \"os_threads\": %ld}\n",
            (double)answered / seconds, answered ? cpu_us / (double)answered : 0, (double)slowest_ns / 1e9,
-           (unsigned long)reconnects, (double)(memory_kib(pid) - idle_kib) * 1024 / wanted, idle_kib * 1024,
-           (double)(ready_ns - started) / 1e9);
+           (unsigned long)fresh, (unsigned long)errors, (double)(memory_kib(pid) - idle_kib) * 1024 / wanted, idle_kib * 1024,
+           (double)(ready_ns - started) / 1e9, sum_of(pid, "status", "Threads:"));
     return 0;
 }
