@@ -23,7 +23,7 @@ _allocate_lock: Callable[[], Any] = greenio.monkey.get_original("_thread", "allo
 _start_new_thread: Callable[..., int] = greenio.monkey.get_original("_thread", "start_new_thread")
 _set_name: Callable[[str], None] | None = None
 _get_name: Callable[[], str] | None = None
-if sys.version_info >= (3, 14):
+if hasattr(_thread, "set_name") and hasattr(_thread, "_get_name"):  # since CPython 3.14
     _set_name = greenio.monkey.get_original("_thread", "set_name")
     _get_name = greenio.monkey.get_original("_thread", "_get_name")
 # Interpreters may wait for each other: nobody's call waits for another's end.

@@ -14,8 +14,9 @@ HEAD = """# CPython's own tests under greenio
 
 How many of the tests that pass in the plain interpreter also pass when `greenio.monkey.patch_all()` ran first and the main thread is a
 fiber{beside}. Each interpreter's columns: `{command}`; this file: `python -m tests.stdlib --from-store --write-score`.
-A test that did not pass at first was run once more by itself, in the plain interpreter as under the patch. Skipped under the patch is
-not passed. Network: loopback only. An empty cell: that interpreter comes without the module's tests, or it was not run.
+A test that did not pass at first was run once more by itself, in the plain interpreter as under the patch, where no more than {most}
+of its module failed; it counts as passed if it passed then. Skipped under the patch is not passed. Network: loopback only. An empty
+cell: that interpreter comes without the module's tests, or it was not run. The columns may have been filled in several runs.
 
 """
 
@@ -57,12 +58,14 @@ def write_score(entries: list[Entry], path: Path = FILE, folder: Path = store.FO
         if any(mode == "gevent" for _, mode in columns)
         else ""
     )
-    text = HEAD.format(beside=gevent, command="python -m tests.stdlib --gevent --python PATH")
+    text = HEAD.format(
+        beside=gevent, command="python -m tests.stdlib --gevent --jobs 3 --timeout 60 --python PATH", most=40
+    )
     text += _table(columns, cells)
     text += "\nEach cell: passed / passed in the plain interpreter.\n\n| run | day |\n|---|---|\n"
     text += "".join(f"| CPython {run} | {', '.join(sorted(each))} |\n" for run, each in sorted(days.items()))
     text += _list("What does not pass under greenio", failing)
-    text += _list("What passed under greenio only the second time, by itself: flaky", again)
+    text += _list("What passed under greenio only the second time, by itself, and counts as passed", again)
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     return text
