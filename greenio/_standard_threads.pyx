@@ -96,6 +96,7 @@ cdef extern from *:
     void greenio_write_unraisable(PyObject *function)
 
 cdef enum:
+    UNPATCHED_PAUSE_NS = 5_000_000     # between two tries of a fiber, when nobody tells it any more that a lock is free
     NAME_BYTES = 15                    # of a thread, for the kernel
     HIGHEST_NATIVE_ID = 1 << 22        # PID_MAX_LIMIT of the kernel, on 64 bits
     OWNED = 0                  # Place.outcome: the lock is the waiter's
@@ -256,23 +257,47 @@ cdef Outcome stand_as_host(
         scheduler.push(<PyObject *>host)
 
 
+# Locks may be put back while somebody waits for one. Nobody is told of a release then: an OS thread waits as the original does, and a
+# fiber tries again after pauses.
+
+
+cdef int64_t next_try(Scheduler scheduler, int64_t deadline_ns) except? -2:
+    cdef int64_t soon_ns = deadline_after(scheduler, UNPATCHED_PAUSE_NS * 1e-9)
+    return soon_ns if deadline_ns == NEVER else min(soon_ns, deadline_ns)
+
+
+cdef bint past(Scheduler scheduler, int64_t deadline_ns) except -1:
+    return deadline_ns != NEVER and deadline_after(scheduler, 0) >= deadline_ns
+
+
+cdef tuple time_left(int64_t deadline_ns):
+    # The arguments of acquire, on an OS thread.
+    if deadline_ns == NEVER:
+        return ()
+    return (True, max(0.0, (deadline_ns - deadline_after(None, 0)) * 1e-9))
+
+
 cdef bint wait_for_lock(object self, Scheduler scheduler, int64_t deadline_ns) except -1:
     # True: the lock is the caller's.
     cdef WaitingLine line
     cdef Place place
     cdef Outcome outcome = AGAIN
+    cdef tuple left
     while True:
         if ending and ending.get(address(self)):
             # Of an OS thread that is about to end: C code releases it, in a moment, and tells nobody.
             return greenio_method_call(&original_acquire, self, NULL, NULL) is True
+        if not changed and scheduler is None:
+            left = time_left(deadline_ns)
+            return greenio_method_call(&original_acquire, self, <PyObject *>left, NULL) is True
         line = line_of(self)
         place.item = NULL
         try:
             if try_lock(self):
                 return True
-            if outcome == TOO_LATE:
+            if outcome == TOO_LATE and (changed or past(scheduler, deadline_ns)):
                 return False
-            outcome = stand(&line.line, &place, scheduler, self, deadline_ns)
+            outcome = stand(&line.line, &place, scheduler, self, deadline_ns if changed else next_try(scheduler, deadline_ns))
         finally:
             leave_line(self, line)
         if outcome == SERVED and place.outcome == OWNED:
@@ -351,15 +376,19 @@ cdef bint wait_for_rlock(object self, unsigned long me, Scheduler scheduler, int
     cdef WaitingLine line
     cdef Place place
     cdef Outcome outcome = AGAIN
+    cdef tuple left
     while True:
+        if not changed and scheduler is None and me == PyThread_get_thread_ident():
+            left = time_left(deadline_ns)
+            return greenio_method_call(&original_rlock_acquire, self, <PyObject *>left, NULL) is True
         line = line_of(self)
         place.item = <PyObject *>me     # a number, for whoever releases the lock
         try:
             if try_rlock(self, me):
                 return True
-            if outcome == TOO_LATE:
+            if outcome == TOO_LATE and (changed or past(scheduler, deadline_ns)):
                 return False
-            outcome = stand(&line.line, &place, scheduler, self, deadline_ns)
+            outcome = stand(&line.line, &place, scheduler, self, deadline_ns if changed else next_try(scheduler, deadline_ns))
         finally:
             leave_line(self, line)
         if outcome == SERVED and place.outcome == OWNED:
@@ -378,7 +407,11 @@ cdef object rlock_acquire(object self, PyObject *arguments, PyObject *keywords):
         spend(scheduler)
     if try_rlock(self, me):
         return True
-    return blocking and wait_for_rlock(self, me, scheduler, deadline_ns)
+    if not blocking or not wait_for_rlock(self, me, scheduler, deadline_ns):
+        return False
+    if not changed:
+        owner_of(self)[0] = PyThread_get_thread_ident()      # as the original wants it, which will release the lock
+    return True
 
 
 cdef bint hand_rlock_over(object self) except -1:
@@ -453,11 +486,14 @@ cdef object rlock_acquire_restore(object self, PyObject *arguments, PyObject *ke
     cdef unsigned long depth
     cdef unsigned long owner
     depth, owner = (<tuple>arguments)[0]
-    take_back(self, scheduler, me, True)
-    while depth > 1:
-        try_rlock(self, me)
-        depth -= 1
-    owner_of(self)[0] = owner
+    try:
+        take_back(self, scheduler, me, True)
+    finally:
+        if owner_of(self)[0] == me:      # also with what is raised: it is held as deep as it was
+            while depth > 1:
+                try_rlock(self, me)
+                depth -= 1
+            owner_of(self)[0] = owner if changed else PyThread_get_thread_ident()
 
 
 cdef int take_back(object self, Scheduler scheduler, unsigned long me, bint is_rlock) except -1:
@@ -531,11 +567,14 @@ cdef object queue_get(object self, PyObject *arguments, PyObject *keywords):
         return greenio_method_call(&original_get, self, arguments, keywords)
     read_get(arguments, keywords, &blocking, &deadline_ns, scheduler)
     spend(scheduler)
-    while blocking and outcome != TOO_LATE and greenio_method_call(&original_size, self, NULL, NULL) == 0:
+    while blocking and greenio_method_call(&original_size, self, NULL, NULL) == 0:
+        if outcome == TOO_LATE and (queues_changed or past(scheduler, deadline_ns)):
+            break
         line = line_of(self)
         place.item = NULL
         try:
-            outcome = stand_in_line(&line.line, &place, scheduler, "queue get", self, deadline_ns)
+            outcome = stand_in_line(
+                &line.line, &place, scheduler, "queue get", self, deadline_ns if queues_changed else next_try(scheduler, deadline_ns))
         finally:
             leave_line(self, line)
     return greenio_method_call(&original_get_nowait, self, NULL, NULL)
@@ -642,27 +681,44 @@ def change_locks():
     if changed:
         return
     if me != os_thread:
-        import gc
-        for each in gc.get_objects():
-            if type(each) is _thread.RLock and owner_of(each)[0] == os_thread:
-                owner_of(each)[0] = me
+        give_rlocks(os_thread, me)
     for index in range(first_queue_row):
         greenio_method_change(&rows[index].method, rows[index].handler)
     changed = True
 
 
 def put_locks_back():
-    """The standard locks are as before; OS threads that wait for one try again."""
+    """The standard locks are as before; who waits for one tries again.
+
+    An RLock that the running fiber holds becomes this OS thread's.
+    """
     global changed
     cdef int index
-    cdef WaitingLine line
+    cdef unsigned long me = my_ident()
+    cdef unsigned long os_thread = PyThread_get_thread_ident()
     if not changed:
         return
     changed = False
     for index in range(first_queue_row):
         greenio_method_put_back(&rows[index].method)
+    if me != os_thread:
+        give_rlocks(me, os_thread)
+    wake_all_lines()
+
+
+cdef int give_rlocks(unsigned long owner, unsigned long to) except -1:
+    import gc
+    for each in gc.get_objects():
+        if type(each) is _thread.RLock and owner_of(each)[0] == owner:
+            owner_of(each)[0] = to
+    return 0
+
+
+cdef int wake_all_lines() except -1:
+    cdef WaitingLine line
     for line in list(lines.values()):
         serve_all(&line.line, LOOK_AGAIN)
+    return 0
 
 
 def change_queues():
@@ -676,13 +732,14 @@ def change_queues():
 
 
 def put_queues_back():
-    """The standard simple queues are as before."""
+    """The standard simple queues are as before; fibers that wait for an item look for it now and then."""
     global queues_changed
     cdef int index
     if queues_changed:
         for index in range(first_queue_row, row_count):
             greenio_method_put_back(&rows[index].method)
         queues_changed = False
+        wake_all_lines()
 
 
 class blocking_here:

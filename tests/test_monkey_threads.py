@@ -208,6 +208,98 @@ def test_a_cancelled_waiter_leaves_locks_and_conditions_in_order():
     """)
 
 
+def test_a_notification_for_a_waiter_that_is_cancelled_in_the_same_moment_goes_to_the_next():
+    check("""
+        for condition in (threading.Condition(), threading.Condition(threading.Lock())):
+            got = []
+            def waits(name):
+                with condition: condition.wait(); got.append(name)
+            first, second = greenio.spawn(waits, "first"), greenio.spawn(waits, "second")
+            while len(condition._waiters) < 2: greenio.yield_now()
+            with condition:
+                first.cancel(); condition.notify()
+            with greenio.timeout(5): second.join()
+            assert got == ["second"] and first.cancelled() and not condition._waiters
+        items = queue.Queue()
+        first, second = greenio.spawn(items.get), greenio.spawn(items.get)
+        while len(items.not_empty._waiters) < 2: greenio.yield_now()
+        items.put(1); first.cancel()           # it has been served
+        with greenio.timeout(5): assert first.result() == 1
+        third = greenio.spawn(items.get)
+        while len(items.not_empty._waiters) < 2: greenio.yield_now()
+        second.cancel(); items.put(2)
+        with greenio.timeout(5): assert third.result() == 2
+    """)
+
+
+def test_an_rlock_is_held_as_deep_as_before_when_an_interruption_comes_while_a_condition_takes_it_back():
+    check("""
+        lock = threading.RLock(); condition = threading.Condition(lock)
+        holds, release = threading.Event(), threading.Event()
+        def holder():
+            with lock: holds.set(); release.wait()
+        def interrupts():
+            holds.wait(); time.sleep(0.005)
+            os.kill(os.getpid(), signal.SIGINT); time.sleep(0.001)
+            release.set()
+        threading.Thread(target=interrupts).start()
+        try:
+            with lock, lock:
+                threading.Thread(target=holder).start()
+                condition.wait(0.001)
+        except KeyboardInterrupt:
+            assert not lock._is_owned() and lock.acquire(False)
+        else:
+            raise SystemExit("not interrupted")
+    """)
+
+
+def test_who_waits_when_the_patch_is_taken_back_goes_on():
+    check("""
+        greenio.monkey.unpatch_all()
+        def main():
+            greenio.monkey.patch_all()
+            OSThread = greenio.monkey.get_original("threading", "Thread")
+            lock, rlock, simple, out = threading.Lock(), threading.RLock(), queue.SimpleQueue(), []
+            def takes(lock, name, timeout):
+                if lock.acquire(timeout=timeout): lock.release(); out.append(name)
+                else: out.append(name + " too late")
+            def gets(timeout):
+                try: out.append(simple.get(timeout=timeout))
+                except queue.Empty: out.append("empty")
+            lock.acquire(); rlock.acquire()
+            fibers = [greenio.spawn(takes, *arguments) for arguments in (
+                (lock, "fiber", -1), (rlock, "fiber, RLock", -1), (lock, "fiber", 0.001), (rlock, "fiber, RLock", 0.001))]
+            fibers += [greenio.spawn(gets, 0.001), greenio.spawn(gets, None)]
+            threads = [
+                OSThread(target=takes, args=arguments)
+                for arguments in ((lock, "OS thread", -1), (rlock, "OS thread, RLock", 10))]
+            for thread in threads: thread.start()
+            while not all("parked" in str(each) for each in fibers): greenio.yield_now()
+            greenio.monkey.unpatch_all()
+            with greenio.timeout(10):
+                while len(out) < 3: greenio.sleep(0.001)
+                assert sorted(out) == ["empty", "fiber too late", "fiber, RLock too late"], out
+                lock.release(); rlock.release(); simple.put("item")
+                for fiber in fibers: fiber.join()
+                while any(thread.is_alive() for thread in threads): greenio.sleep(0.001)
+            assert sorted(out[3:]) == ["OS thread", "OS thread, RLock", "fiber", "fiber, RLock", "item"], out
+        greenio.run(main)
+    """)
+
+
+def test_an_rlock_that_a_fiber_holds_when_the_patch_is_taken_back_can_be_released():
+    check("""
+        greenio.monkey.unpatch_all()
+        def unpatches():
+            greenio.monkey.patch_all()
+            lock = threading.RLock()
+            with lock, lock: greenio.monkey.unpatch_all()
+            assert not lock._is_owned() and lock.acquire(False)
+        greenio.run(lambda: greenio.spawn(unpatches).join())
+    """)
+
+
 def test_simple_queues_made_before_park_and_serve_os_threads_and_fibers():
     check(
         """

@@ -3,6 +3,7 @@
 import sys
 import threading
 import weakref
+from _thread import allocate_lock as _allocate_lock
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ from greenio.compat.patches import Patch
 
 _join = threading.Thread.join
 _delete: Callable[[threading.Thread], None] = vars(threading.Thread)["_delete"]
+_wait = threading.Condition.wait
+_notify = threading.Condition.notify
 _acquire_restore: Callable[[threading.Condition, Any], None] = vars(threading.Condition)["_acquire_restore"]
 _make_invoke_excepthook: Callable[[], Callable[[threading.Thread], None]] = vars(threading)["_make_invoke_excepthook"]
 _dummy_init: Callable[[Any], None] = vars(vars(threading)["_DummyThread"])["__init__"]
@@ -51,6 +54,37 @@ def delete(self: threading.Thread) -> None:
         stand_ins.thread_ends(lock)
     if (ending := _endings.pop(self, None)) is not None:
         ending.set()
+
+
+def wait(self: Any, timeout: float | None = None) -> bool:
+    """As threading.Condition.wait; a notification that meets one who was cancelled a moment before goes to the next."""
+    if not greenio.can_park():
+        return _wait(self, timeout)
+    if not self._is_owned():
+        raise RuntimeError("cannot wait on un-acquired lock")
+    waiter = _allocate_lock()
+    waiter.acquire()
+    self._waiters.append(waiter)
+    saved_state = self._release_save()
+    notified = ended = False
+    try:
+        if timeout is None:
+            waiter.acquire()
+            notified = True
+        elif timeout <= 0:
+            notified = waiter.acquire(False)
+        else:
+            notified = waiter.acquire(True, timeout)
+        ended = True
+        return notified
+    finally:
+        self._acquire_restore(saved_state)
+        if not notified:
+            try:
+                self._waiters.remove(waiter)
+            except ValueError:  # notify() has been there
+                if not ended:
+                    _notify(self)
 
 
 def acquire_restore(self: threading.Condition, state: Any) -> None:
@@ -97,6 +131,7 @@ def apply(patch: Patch) -> None:
     patch.keep(threading, "Thread", stand_ins.OSThread)
     patch.replace(threading.Thread, "join", join)
     patch.replace(threading.Thread, "_delete", delete)
+    patch.replace(threading.Condition, "wait", wait)
     patch.replace(threading.Condition, "_acquire_restore", acquire_restore)
     patch.replace(threading, "_make_invoke_excepthook", make_invoke_excepthook)
     if not hasattr(threading, "_DeleteDummyThreadOnDel"):  # CPython 3.11 and 3.12 keep such an object for ever
