@@ -414,6 +414,21 @@ def test_exit_joins_threads_and_unwinds_daemons():
     assert lines[0] == "main ends" and lines[3:] == ["atexit", "daemon unwound"]
 
 
+def test_a_daemon_that_is_unwound_can_write_to_an_unbuffered_pipe():
+    text = check(
+        """
+        def daemon():
+            try: time.sleep(60)
+            finally:
+                print("last words"); print("the very last", file=sys.stderr)
+        threading.Thread(target=daemon, daemon=True).start()
+        time.sleep(0.001)
+        """,
+        flags=("-u", "-W", "error"),
+    )
+    assert text == "last words\nthe very last\n"
+
+
 def test_a_keyboard_interrupt_goes_to_main():
     check("""
         got = []
