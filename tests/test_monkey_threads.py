@@ -316,10 +316,11 @@ def test_who_waits_when_the_patch_is_taken_back_goes_on():
             fibers = [greenio.spawn(takes, *arguments) for arguments in (
                 (lock, "fiber", -1), (rlock, "fiber, RLock", -1), (lock, "fiber", 0.001), (rlock, "fiber, RLock", 0.001))]
             fibers += [greenio.spawn(gets, 0.001), greenio.spawn(gets, None)]
-            threads = [OSThread(target=takes, args=arguments) for arguments in ((lock, "OS thread", -1), (rlock, "OS thread, RLock", 10))]
+            threads = [
+                OSThread(target=takes, args=arguments)
+                for arguments in ((lock, "OS thread", -1), (rlock, "OS thread, RLock", 10))]
             for thread in threads: thread.start()
-            while not all("wait" in str(each) or "park" in str(each) for each in fibers): greenio.yield_now()
-            greenio.sleep(0.0005)
+            while not all("parked" in str(each) for each in fibers): greenio.yield_now()
             greenio.monkey.unpatch_all()
             with greenio.timeout(10):
                 while len(out) < 3: greenio.sleep(0.001)
@@ -456,6 +457,21 @@ def test_exit_joins_threads_and_unwinds_daemons():
     lines = text.splitlines()
     assert sorted(lines[1:3]) == ["OS thread got 1", "joined"]
     assert lines[0] == "main ends" and lines[3:] == ["atexit", "daemon unwound"]
+
+
+def test_a_daemon_that_is_unwound_can_write_to_an_unbuffered_pipe():
+    text = check(
+        """
+        def daemon():
+            try: time.sleep(60)
+            finally:
+                print("last words"); print("the very last", file=sys.stderr)
+        threading.Thread(target=daemon, daemon=True).start()
+        time.sleep(0.001)
+        """,
+        flags=("-u", "-W", "error"),
+    )
+    assert text == "last words\nthe very last\n"
 
 
 def test_a_keyboard_interrupt_goes_to_main():

@@ -29,14 +29,23 @@ _fstat = os.fstat
 _stat = os.stat
 _get_blocking = os.get_blocking
 _MEMORY_DEVICES = 1  # the major number of /dev/null, /dev/zero, /dev/urandom, …: they never wait
+_LAST_WORDS_PATIENCE = 0.01  # seconds that a cancelled fiber may wait for room
 
 
 class WholeFile(greenio.FdIO):
     """A raw file whose write() writes all of the data, as a system call does that may wait."""
 
     def write(self, data: Any, /) -> int:
-        """Write *data*; how many bytes: fewer after an interruption only, which then comes at the next checkpoint."""
-        count = super().write(data)
+        """Write *data*; how many bytes: fewer after an interruption only, which then comes at the next checkpoint.
+
+        Where there is room, the fiber that is cancelled already writes as any other: what it says in its `finally` is not lost.
+        """
+        try:
+            count = super().write(data)
+        except greenio.Cancelled:
+            with greenio.move_on_after(_LAST_WORDS_PATIENCE, shield=True):
+                return super().write(data)
+            raise
         with memoryview(data) as whole, whole.cast("B") as view:
             try:
                 while count < len(view):
