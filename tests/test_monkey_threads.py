@@ -322,6 +322,20 @@ def test_exit_joins_threads_and_unwinds_daemons():
     assert lines[0] == "main ends" and lines[3:] == ["atexit", "daemon unwound"]
 
 
+def test_a_daemon_that_is_unwound_prints_to_an_unbuffered_stream():
+    text = check(
+        """
+        def daemon():
+            try: time.sleep(60)
+            finally: print("daemon unwound")
+        threading.Thread(target=daemon, daemon=True).start()
+        time.sleep(0)
+        """,
+        flags=("-W", "error", "-u"),
+    )
+    assert text.splitlines() == ["daemon unwound"]
+
+
 def test_a_keyboard_interrupt_goes_to_main():
     check("""
         got = []

@@ -13,6 +13,7 @@ import _io
 import builtins
 import io
 import os
+import select
 import stat
 import sys
 import warnings
@@ -26,6 +27,8 @@ from greenio.compat.patches import Patch, stand_in
 _open = builtins.open
 _input = builtins.input
 _fstat = os.fstat
+_write = os.write
+_poll = select.poll
 _stat = os.stat
 _get_blocking = os.get_blocking
 _MEMORY_DEVICES = 1  # the major number of /dev/null, /dev/zero, /dev/urandom, …: they never wait
@@ -35,8 +38,17 @@ class WholeFile(greenio.FdIO):
     """A raw file whose write() writes all of the data, as a system call does that may wait."""
 
     def write(self, data: Any, /) -> int:
-        """Write *data*; how many bytes: fewer after an interruption only, which then comes at the next checkpoint."""
-        count = super().write(data)
+        """Write *data*; how many bytes: fewer after an interruption only, which then comes at the next checkpoint.
+
+        What needs no wait is written also in a cancelled fiber: code for threads prints in its `finally`, and nothing keeps the text.
+        """
+        try:
+            count = super().write(data)
+        except greenio.Cancelled:
+            with memoryview(data) as whole:
+                if whole.nbytes > select.PIPE_BUF or not _is_writable(self.fileno()):
+                    raise
+                return _write(self.fileno(), whole)
         with memoryview(data) as whole, whole.cast("B") as view:
             try:
                 while count < len(view):
@@ -45,6 +57,13 @@ class WholeFile(greenio.FdIO):
                 if isinstance(error, TimeoutError):
                     raise
         return count
+
+
+def _is_writable(fd: int) -> bool:
+    """Whether PIPE_BUF bytes can be written without waiting."""
+    poll = _poll()
+    poll.register(fd, select.POLLOUT)
+    return any(events & select.POLLOUT for _, events in poll.poll(0))
 
 
 def _may_wait(status: os.stat_result) -> bool:
