@@ -62,7 +62,7 @@ if _TYPE_CHECKING:
 else:
     # As they are now: greenio.monkey puts others in their place.
     _standard = _SimpleNamespace(**vars(_os))  # type: ignore[assignment]
-_pollable = _poll.poll
+_pollable: _Callable[[], _Any] = _poll.poll
 
 _RWF_NOWAIT = 0x8  # linux/fs.h; os.RWF_NOWAIT is there only if libc knows it
 _NOT_NOWAIT = (_errno.EOPNOTSUPP, _errno.EINVAL, _errno.ENOSYS, _errno.EPERM, _errno.ESPIPE)

@@ -10,7 +10,7 @@ The module object itself is what is called, so that it does not matter which of 
 import os as _os
 import select as _standard
 import sys as _sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from errno import EBADF as _EBADF
 from select import (
     EPOLL_CLOEXEC,
@@ -93,7 +93,7 @@ __all__ = [
 globals().update({name: value for name, value in vars(_standard).items() if name.startswith("EPOLL")})
 
 # Kept, for a program may put ours in their place.
-_new_poll = _standard.poll
+_new_poll: Callable[[], Any] = _standard.poll
 _Epoll = _standard.epoll
 
 _Source = int | _HasFileno

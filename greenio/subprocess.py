@@ -59,7 +59,7 @@ __all__ = [
     "run",
 ]
 
-_pollable = _poll.poll  # as these are now: greenio.monkey puts others in their place
+_pollable: Callable[[], Any] = _poll.poll  # as these are now: greenio.monkey puts others in their place
 _write = os.write
 
 _RWF_NOWAIT = 0x8  # linux/fs.h; os.RWF_NOWAIT is there only if libc knows it

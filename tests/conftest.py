@@ -64,3 +64,15 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Faults:
         return Faults(build_library("faults.so", [SOURCE], [], tmp_path_factory.mktemp("faults")))
     except ToolMissing as missing:
         pytest.skip(str(missing))
+
+
+# Test files whose child interpreters are measured, in a run under coverage. Others look at what a child imports, opens or says,
+# and would find coverage's doings among it.
+MEASURED_CHILDREN = "test_monkey"
+NOT_MEASURED = "round_trip"  # compares all modules, coverage's own with them
+
+
+@pytest.fixture(autouse=True)
+def _measures_few_children(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not request.path.name.startswith(MEASURED_CHILDREN) or NOT_MEASURED in request.node.name:
+        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)

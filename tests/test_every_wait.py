@@ -1251,16 +1251,17 @@ TLSCore.settimeout TLSCore.shutdown TaskGroup.__enter__ TaskGroup.cancel TaskGro
 TaskGroup.spawn TaskStatus.started TextIOWrapper.reconfigure DiskText.reconfigure Timeout.__exit__ Timeout.expired
 Timeout.reschedule Timeout.when VirtualClock.advance VirtualClock.now_ns VirtualClock.wait_ns WaitGraph.cycles
 BufferedRWPair.isatty BufferedRWPair.readable BufferedRWPair.writable
-WaitGraph.format WaitGraph.node _Buffered.tell debug.dump debug.fibers debug.format_stacks debug.lookup_stats
+WaitGraph.format WaitGraph.node _Buffered.tell _Reading.unread debug.dump debug.fibers debug.format_stacks debug.lookup_stats
 debug.set_stack_pool debug.stack_stats debug.thread_stats debug.wait_graph epoll.__enter__ epoll.__exit__ epoll.close
 epoll.fileno epoll.fromfd epoll.modify epoll.register epoll.unregister from_thread.spawn greenio.after greenio.at
-greenio.checkpoint greenio.configure_lookups greenio.configure_threads greenio.current_deadline
+greenio.can_park greenio.checkpoint greenio.configure_lookups greenio.configure_threads greenio.current_deadline
 greenio.current_default_limiter greenio.current_fiber greenio.current_scheduler greenio.current_time
+greenio.enter_run greenio.leave_run
 greenio.move_on_after greenio.move_on_at greenio.notify_closing greenio.on_big_stack greenio.readable
 greenio.receiving greenio.run greenio.sending greenio.shield greenio.signals greenio.spawn greenio.timeout
 greenio.timeout_at greenio.wrap_file greenio.writable greenio.yield_now os.popen poll.modify poll.register
 poll.unregister socket.close socket.dup socket.fromfd socket.makefile socket.socketpair ssl.create_default_context
-testing.check_no_fiber_left testing.explore testing.replay
+subprocess.let_block testing.check_no_fiber_left testing.explore testing.replay
 """
 NEVER_WAIT = set(_NEVER_WAIT.split())
 

@@ -39,7 +39,7 @@ _CONNECTION_METHODS = (
 _CONNECTION_ATTRIBUTES = ("autocommit", "deferrable", "isolation_level", "readonly")
 _REFUSED_WITH_CALLBACK = ("copy_expert", "copy_from", "copy_to")
 
-_poll = select.poll
+_poll: Callable[[], Any] = select.poll
 
 
 class _Turn:

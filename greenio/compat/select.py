@@ -2,6 +2,7 @@
 
 import contextlib
 import select
+from collections.abc import Callable
 from typing import Any, Self
 
 import greenio
@@ -11,7 +12,7 @@ from greenio.select import poll as _ParkingPoll
 from greenio.select import select as _parking_select
 
 _select = select.select
-_new_poll = select.poll
+_new_poll: Callable[[], Any] = select.poll
 _Poll: Any = type(select.poll())
 _Epoll: Any = select.epoll
 _LONGEST_MS = 0x7FFFFFFF  # what a C int holds

@@ -120,11 +120,15 @@ def _make(sqlite3: Any) -> tuple[Any, Any, Any]:
         _greenio_timeout: float | None = None
         _greenio_holds = False  # in a transaction that has a lock
 
-        def __init__(self, database: Any, timeout: Any = 5.0, *args: Any, **keywords: Any) -> None:
+        def __init__(self, database: Any, *args: Any, **keywords: Any) -> None:
+            # By place or by name as the program has it: newer versions warn of places, and CPython 3.15 refuses them.
             if greenio.can_park():
-                self._greenio_timeout = float(timeout)
-                timeout = 0.0
-            super().__init__(database, timeout, *args, **keywords)
+                self._greenio_timeout = float(args[0] if args else keywords.get("timeout", 5.0))
+                if args:
+                    args = (0.0, *args[1:])
+                else:
+                    keywords["timeout"] = 0.0
+            super().__init__(database, *args, **keywords)
 
         def cursor(self, factory: Any = None) -> Any:
             """A cursor."""
