@@ -55,7 +55,6 @@ __all__ = [
     "check_output",
     "getoutput",
     "getstatusoutput",
-    "let_block",
     "run",
 ]
 
