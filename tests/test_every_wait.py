@@ -591,6 +591,13 @@ def _(stack: ExitStack, name: str) -> Wait:
 def _(stack: ExitStack, name: str) -> Wait:
     one, release = filled_pair(stack, FUNDAMENTAL)
     file = one.makefile("wb")
+
+    def give_up() -> None:
+        one.shutdown(standard.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            file.close()
+
+    stack.callback(give_up)
     file.write(FUNDAMENTAL)
     return Wait(file.flush, release)
 
