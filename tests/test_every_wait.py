@@ -1268,7 +1268,7 @@ greenio.move_on_after greenio.move_on_at greenio.notify_closing greenio.on_big_s
 greenio.receiving greenio.run greenio.sending greenio.shield greenio.signals greenio.spawn greenio.timeout
 greenio.timeout_at greenio.wrap_file greenio.writable greenio.yield_now os.popen poll.modify poll.register
 poll.unregister socket.close socket.dup socket.fromfd socket.makefile socket.socketpair ssl.create_default_context
-subprocess.let_block testing.check_no_fiber_left testing.explore testing.replay
+testing.check_no_fiber_left testing.explore testing.replay
 """
 NEVER_WAIT = set(_NEVER_WAIT.split())
 

@@ -213,7 +213,7 @@ if pid == 0:
     os._exit(0)
 seen = b""
 while not seen.endswith(b"\\n"):  # an unbuffered stream writes the end of the line by itself
-    seen += parked(os.read, terminal, 99)
+    seen += os.read(terminal, 99)
 assert seen == b"on a terminal\\r\\n"
 assert os.waitpid(pid, 0)[1] == 0
 """
