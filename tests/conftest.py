@@ -68,11 +68,12 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Faults:
 
 # Test files whose child interpreters are measured, in a run under coverage. Others look at what a child imports, opens or says,
 # and would find coverage's doings among it.
-MEASURED_CHILDREN = "test_monkey"
-NOT_MEASURED = "round_trip"  # compares all modules, coverage's own with them
+MEASURED_CHILDREN = ("test_monkey", "test_main", "test_clients")
+NOT_MEASURED = ("round_trip", "imported_after")  # look at all modules, coverage's own among them
 
 
 @pytest.fixture(autouse=True)
 def _measures_few_children(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not request.path.name.startswith(MEASURED_CHILDREN) or NOT_MEASURED in request.node.name:
+    name = request.node.name
+    if not request.path.name.startswith(MEASURED_CHILDREN) or any(part in name for part in NOT_MEASURED):
         monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)

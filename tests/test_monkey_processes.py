@@ -831,7 +831,7 @@ ended = []
 def use():
     made = parked(_interpreters.create)
     assert parked(_interpreters.exec, made, "import time; time.sleep(0.05)") is None
-    failed = parked(_interpreters.exec, made, "raise LookupError('there')")
+    failed = parked(_interpreters.exec, made, "import time; time.sleep(0.05); raise LookupError('there')")
     assert failed.type.__name__ == "LookupError", failed
     _interpreters.set___main___attrs(made, {"here": 5})
     assert _interpreters.exec(made, "assert here == 5") is None
