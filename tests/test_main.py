@@ -14,6 +14,8 @@ from textwrap import dedent
 import pytest
 from child import ROOT, environment
 
+pytestmark = pytest.mark.slow  # each starts interpreters, with greenio and without
+
 SECONDS = 60
 
 
@@ -275,7 +277,6 @@ def test_goes_on_interactively(tmp_path: Path) -> None:
     both(tmp_path, write(tmp_path, "import os\nos.environ['PYTHONINSPECT'] = '1'\nkept = 3"), stdin=session)
 
 
-@pytest.mark.slow
 def test_debugger_and_profiler_as_modules(tmp_path: Path) -> None:
     write(tmp_path, "def f():\n    return 1\nprint(f(), __name__, __file__)\n")
     both(tmp_path, "-m", "pdb", "program.py", stdin="b 2\nc\nw\np __name__\nc\nq\n")
@@ -285,7 +286,6 @@ def test_debugger_and_profiler_as_modules(tmp_path: Path) -> None:
     both(tmp_path, "-m", "timeit", "-n1", "-r1", "-q", "--help")
 
 
-@pytest.mark.slow
 def test_processes_started_anew_find_the_script(tmp_path: Path) -> None:
     source = """\
         import multiprocessing
