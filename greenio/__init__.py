@@ -88,12 +88,14 @@ if _TYPE_CHECKING:
 else:
     from greenio import select  # type: ignore[assignment]
 
-    # Where no type checker sees it: with this, it would take any name for one of ours.
-    def __getattr__(name: str) -> object:
+    def _late(name: str) -> object:
         """A mirror that loads much, OpenSSL among it: when it is asked for."""
         if name in _LATE:
             return _import_module(f"{__name__}.{name}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    # Not by `def`, which type checkers see here as well: they would take any name for one of ours.
+    globals()["__getattr__"] = _late
 
 
 __all__ = [

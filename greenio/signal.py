@@ -18,6 +18,7 @@ from greenio._io import wait_readable as _wait_readable
 from greenio._scheduler import checkpoint as _checkpoint
 from greenio._scheduler import current_scheduler as _current_scheduler
 from greenio._signals import open_signalfd as _open_signalfd
+from greenio._sync import Event as _Event
 
 __all__ = ["pause", "sigtimedwait", "sigwait", "sigwaitinfo"]
 
@@ -99,6 +100,8 @@ class _Pauses:
     # is handed on to whose it was.
     def __init__(self) -> None:
         self.count = 0
+        self.reading = False
+        self.turn = _Event()
 
     def enter(self) -> None:
         if self.count == 0:
@@ -106,6 +109,22 @@ class _Pauses:
             self.other = _standard.set_wakeup_fd(self.writer, warn_on_full_buffer=False)
             self.seen = 0
         self.count += 1
+
+    def wait(self) -> None:
+        # For the next signal. One fiber reads, for all of them.
+        before = self.seen
+        while self.seen == before:
+            if self.reading:
+                self.turn.wait()
+                continue
+            self.reading = True
+            try:
+                _wait_readable(self.reader)
+                self.take()
+            finally:
+                self.reading = False
+                self.turn.set()
+                self.turn = _Event()
 
     def take(self) -> None:
         try:
@@ -154,9 +173,6 @@ def pause() -> None:
         return
     _pauses.enter()
     try:
-        before = _pauses.seen
-        while _pauses.seen == before:
-            _wait_readable(_pauses.reader)
-            _pauses.take()
+        _pauses.wait()
     finally:
         _pauses.leave()

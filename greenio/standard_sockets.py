@@ -46,7 +46,10 @@ def _sendfile_use_sendfile(self: Any, file: Any, offset: int = 0, count: int | N
         size = os.fstat(file.fileno()).st_size
     except (AttributeError, io.UnsupportedOperation, OSError) as error:
         raise _standard._GiveupOnSendfile(error) from error  # type: ignore[attr-defined]
-    return self._sendfile_use_send(file, offset, count) if size else 0
+    if not size:
+        return 0
+    file.seek(offset)  # from there also if it is 0, unlike what follows by itself
+    return self._sendfile_use_send(file, offset, count)
 
 
 def makefile(

@@ -225,17 +225,15 @@ class _Taken:
 
 
 def _statements(sqlite3: Any, script: str) -> Iterator[str]:
+    *pieces, rest = script.split(";")
     begun = ""
-    for piece in script.split(";"):
-        begun += piece
-        if sqlite3.complete_statement(begun + ";"):
-            yield begun + ";"
+    for piece in pieces:
+        begun += piece + ";"
+        if sqlite3.complete_statement(begun):
+            yield begun
             begun = ""
-        else:
-            begun += ";"
-    rest = begun.removesuffix(";")
-    if rest.strip():
-        yield rest
+    if (begun + rest).strip():
+        yield begun + rest
 
 
 def apply(patch: Patch) -> None:
