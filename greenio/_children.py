@@ -14,7 +14,6 @@ Not taken: SIGCHLD (its handler is the program's; signalfd wants it blocked in e
 
 import os
 from collections.abc import Callable
-from select import POLLIN, poll
 from typing import TypeVar
 
 from greenio._io import becomes_readable, notify_closing
@@ -34,8 +33,6 @@ class Pidfd:
     def __init__(self, fd: int, pid: int) -> None:
         self.fd = fd
         self.pid = pid
-        self._poll = poll()
-        self._poll.register(fd, POLLIN)
 
     def __del__(
         self, notify_closing: Callable[[int], None] = notify_closing, close: Callable[[int], None] = os.close
@@ -49,10 +46,6 @@ class Pidfd:
     def fileno(self) -> int:
         """The descriptor's number."""
         return self.fd
-
-    def has_exited(self) -> bool:
-        """Whether the process has ended. Never parks."""
-        return bool(self._poll.poll(0))
 
     def wait(self, timeout: float | None = None) -> bool:
         """Whether the process has ended within *timeout* seconds; None: for ever. Parks until then.

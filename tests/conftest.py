@@ -68,7 +68,15 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Faults:
 
 # Test files whose child interpreters are measured, in a run under coverage. Others look at what a child imports, opens or says,
 # and would find coverage's doings among it.
-MEASURED_CHILDREN = ("test_monkey", "test_main", "test_clients")
+MEASURED_CHILDREN = (
+    "test_monkey",
+    "test_main",
+    "test_clients",
+    "test_groups",
+    "test_server",
+    "test_subprocess",
+    "test_processes",
+)
 # Look at all modules, or start interpreters of their own.
 NOT_MEASURED = ("round_trip", "imported_after", "started_anew")
 

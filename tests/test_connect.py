@@ -542,3 +542,26 @@ def test_errors_have_their_numbers() -> None:
         assert caught.value.errno == errno.ECONNREFUSED
 
     greenio.run(main)
+
+
+@fibers
+def test_a_name_without_addresses_and_the_systems_own_timeouts_are_told(
+    names: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = descriptors()
+    names()
+    with pytest.raises(OSError, match="no address for 'service'") as caught:
+        connect_tcp("service", 80)
+    assert caught.value.errno == errno.EADDRNOTAVAIL
+
+    def times_out(*_: Any, **__: Any) -> Any:
+        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+    monkeypatch.setattr(socket, "getaddrinfo", times_out)
+    monkeypatch.setattr(socket.socket, "connect", times_out)
+    for connect in (lambda: connect_tcp("service", 80, timeout=100), lambda: connect_unix("/nowhere", timeout=100)):
+        with pytest.raises(TimeoutError) as ended:  # it is not the limit's, which says otherwise
+            connect()
+        assert ended.value.errno == errno.ETIMEDOUT
+    assert greenio.current_time() == 0
+    assert descriptors() == before

@@ -808,3 +808,59 @@ def test_a_wrong_name_in_the_environment_is_named(monkeypatch):
     monkeypatch.setenv("GREENIO_DUMP_SIGNAL", "HUPS")
     with pytest.raises(ValueError, match="GREENIO_DUMP_SIGNAL: no such signal: 'HUPS'"):
         greenio.run(lambda: 1)
+
+
+# --- the words for what is seldom seen -----------------------------------------------------------------------------------
+
+
+@needs_locks
+def test_a_lock_taken_twice_is_a_circle_of_one():
+    def main():
+        lock = greenio.Lock()
+
+        def twice():
+            with lock:
+                return lock.acquire(timeout=5)
+
+        fiber = greenio.spawn(twice)
+        wait_all_parked()
+        text = str(debug.wait_graph())
+        assert text.startswith("a fiber waits for itself, for ever:\n"), text
+        assert fiber.result() is False
+
+    greenio.run(main, clock=VirtualClock())
+
+
+@needs_locks
+def test_a_large_circle_shows_the_first_stacks_only():
+    def main():
+        count = 12
+        locks = [greenio.Lock() for _ in range(count)]
+
+        def take(number):
+            with locks[number]:
+                greenio.yield_now()
+                with locks[(number + 1) % count]:
+                    pass
+
+        fibers = [greenio.spawn(take, number) for number in range(count)]
+        wait_all_parked()
+        text = str(debug.wait_graph())
+        assert text.startswith("12 fibers wait for one another in a circle, for ever:\n"), text
+        assert "(the stacks of the first 10 follow)" in text
+        for fiber in fibers:
+            fiber.cancel()
+
+    greenio.run(main, clock=VirtualClock())
+
+
+def test_a_fiber_that_is_waited_for_is_named():
+    def main():
+        sleeper = greenio.spawn(greenio.sleep, 10, name="sleeper")
+        waiters = [greenio.spawn(sleeper.join) for _ in range(2)]
+        wait_all_parked()
+        text = str(debug.wait_graph())
+        assert len(debug.wait_graph().edges) == len(waiters)
+        assert f": {sleeper.id} (sleeper)" in text, text
+
+    greenio.run(main, clock=VirtualClock())

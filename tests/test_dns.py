@@ -767,3 +767,21 @@ def test_an_error_of_the_system_keeps_its_number(resolver):
     with pytest.raises(OSError, match="Too many open files") as caught:
         look_up()
     assert caught.value.errno == errno.EMFILE
+
+
+def test_what_looks_like_a_number_fails_as_the_standard_says():
+    questions = [
+        ("127.1", "no such service"),
+        ("1.2.3.999", 80, 0, 0, 0, standard.AI_NUMERICHOST),
+        ("::1::", 80, 0, 0, 0, 4),
+    ]
+
+    def outcomes(getaddrinfo):
+        found = []
+        for question in questions:
+            with pytest.raises(standard.gaierror) as caught:
+                getaddrinfo(*question)
+            found.append(caught.value.errno)
+        return found
+
+    assert greenio.run(outcomes, greenio.socket.getaddrinfo) == outcomes(standard.getaddrinfo)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import functools
 import gc
 import io
@@ -9,6 +10,7 @@ import os
 import pickle
 import pty
 import random
+import signal
 import stat
 import subprocess
 import termios
@@ -1009,3 +1011,49 @@ def test_files_leave_nothing_behind(tmp_path: Path) -> None:
     greenio.to_thread(lambda: None)
     while os.listdir("/proc/self/fd") != before:
         greenio.sleep(0.001)
+
+
+# --- openings that fail or wait ------------------------------------------------------------------------------------------
+
+
+@fibers
+def test_a_codec_that_is_not_for_text_is_refused_and_nothing_stays_open(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"text")
+    before = os.listdir("/proc/self/fd")
+    said = []
+    for opens in (open, greenio.open):
+        with pytest.raises(LookupError) as caught:
+            opens(path, encoding="rot13")
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    del caught
+    gc.collect()
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_opening_waits_until_a_lease_is_given_back(tmp_path: Path) -> None:
+    path = tmp_path / "leased"
+    path.write_bytes(b"contents")
+    holder = os.open(path, os.O_RDWR)
+    given_back = []
+
+    def give_back(*_: Any) -> None:
+        given_back.append(fcntl.fcntl(holder, fcntl.F_SETLEASE, fcntl.F_UNLCK))
+
+    before = signal.signal(signal.SIGIO, give_back)
+    try:
+        try:
+            fcntl.fcntl(holder, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        except OSError as error:
+            pytest.skip(f"no leases on this file system: {error}")
+
+        def main() -> bytes:
+            with greenio.open(path, "rb") as file:
+                return file.read()
+
+        assert greenio.run(main) == b"contents"
+        assert given_back == [0]
+    finally:
+        os.close(holder)
+        signal.signal(signal.SIGIO, before)

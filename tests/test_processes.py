@@ -706,3 +706,75 @@ def test_the_os_thread_is_not_blocked_meanwhile(pipe):
         assert select.select([reader], [], [], 0) == ([], [], [])
 
     greenio.run(main)
+
+
+# --- what the standard functions do at their edges ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def nobody_waits():
+    """The system reaps children itself, as some programs ask it to."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
+def test_children_that_the_system_reaps_have_no_status(nobody_waits):
+    program = ["sh", "-c", "exit 3"]
+    assert standard.system("exit 3") == -1
+    with pytest.raises(ChildProcessError):
+        standard.spawnvp(standard.P_WAIT, "sh", program)
+
+    def main():
+        assert os.system("exit 3") == -1
+        with pytest.raises(ChildProcessError):
+            os.spawnvp(os.P_WAIT, "sh", program)
+        for call in (lambda: os.system("exec sleep 1000"), lambda: os.spawnvp(os.P_WAIT, "sleep", ["sleep", "1000"])):
+            fiber = greenio.spawn(call)
+            wait_all_parked()
+            fiber.cancel()
+            fiber.join()
+            assert fiber.cancelled()
+        with pytest.raises(ChildProcessError):  # both were killed, and the system has reaped them
+            standard.waitpid(-1, 0)
+
+    greenio.run(main)
+
+
+def test_a_command_that_is_too_long_starts_no_process():
+    assert greenio.run(os.system, "x" * (4 << 20)) == -1
+
+
+def test_readv_reads_files_as_the_standard_one(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"abcde")
+
+    def outcome(readv):
+        file = standard.open(path, standard.O_RDONLY)
+        try:
+            rooms = [bytearray(2), bytearray(2)]
+            return [(readv(file, rooms), [bytes(room) for room in rooms]) for _ in range(3)]
+        finally:
+            standard.close(file)
+
+    assert greenio.run(outcome, os.readv) == outcome(standard.readv)
+
+
+def test_readv_without_rwf_nowait_parks(pipe, monkeypatch):
+    reader, writer = pipe
+
+    def unsupported(*_):
+        raise OSError(errno.EOPNOTSUPP, standard.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os._standard, "preadv", unsupported)
+
+    def main():
+        rooms = [bytearray(1), bytearray(4)]
+        fiber = greenio.spawn(os.readv, reader, rooms)
+        wait_all_parked()
+        assert fiber.state == "parked"
+        standard.write(writer, b"abc")
+        assert fiber.result() == 3
+        assert rooms == [b"a", b"bc\0\0"]
+
+    greenio.run(main)

@@ -2212,3 +2212,29 @@ def test_in_a_process_of_its_own(name: str) -> None:
     child = run_child(SCENARIOS, name, PYTHONMALLOC="debug")
     assert child.stdout.endswith("done\n")
     assert child.stderr == ""
+
+
+def test_servers_share_a_port_as_the_standard_ones_and_refuse_what_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def outcomes(module: Any) -> list[Any]:
+        found: list[Any] = []
+        with module.create_server((LOCALHOST, 0), reuse_port=True) as one:
+            found.append(one.getsockopt(standard.SOL_SOCKET, standard.SO_REUSEPORT))
+            with module.create_server(one.getsockname(), reuse_port=True) as other:
+                found.append(other.getsockname() == one.getsockname())
+            with pytest.raises(OSError) as caught:
+                module.create_server(one.getsockname())
+            found.append(caught.value.errno)
+        with pytest.raises(ValueError) as refused:
+            module.create_server(("", 0), family=standard.AF_INET6, dualstack_ipv6=True)
+        return [*found, str(refused.value)]
+
+    monkeypatch.setattr(standard, "has_dualstack_ipv6", lambda: False)
+    assert greenio.run(outcomes, socket) == outcomes(standard)
+
+
+@fibers
+def test_connect_ex_gives_the_number_of_what_went_wrong() -> None:
+    with refusing() as address, socket.socket() as mine, standard.socket() as theirs:
+        assert mine.connect_ex(address) == theirs.connect_ex(address) == errno.ECONNREFUSED

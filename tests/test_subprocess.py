@@ -1165,3 +1165,15 @@ def test_warnings_are_not_hidden():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         greenio.run(lambda: subprocess.run(["true"], check=True))
+
+
+def test_communicate_takes_closed_files_as_the_standard_one():
+    def outcomes(module):
+        found = []
+        for text in (False, True):
+            with module.Popen(["cat"], stdin=-1, stdout=-1, stderr=-1, text=text) as process:
+                process.stdout.close()
+                found.append((process.communicate(), process.returncode))
+        return found
+
+    assert greenio.run(outcomes, subprocess) == outcomes(standard)
