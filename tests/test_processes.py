@@ -719,6 +719,7 @@ def nobody_waits():
     signal.signal(signal.SIGCHLD, before)
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_children_that_the_system_reaps_have_no_status(nobody_waits):
     program = ["sh", "-c", "exit 3"]
     assert standard.system("exit 3") == -1
