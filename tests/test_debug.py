@@ -864,3 +864,20 @@ def test_a_fiber_that_is_waited_for_is_named():
         assert f": {sleeper.id} (sleeper)" in text, text
 
     greenio.run(main, clock=VirtualClock())
+
+
+def test_calls_in_other_os_threads_and_signals_without_a_name_are_told():
+    number = signal.SIGRTMIN + 3
+    before = signal.signal(number, lambda *_: None)
+
+    def main():
+        me = greenio.current_fiber()
+        return greenio.to_thread(graph_once_parked, me)
+
+    try:
+        graph = greenio.run(main)
+    finally:
+        signal.signal(number, before)
+    (remark,) = graph.remarks
+    assert "1 calls are out in other OS threads" in remark
+    assert f"a Python handler for signal {number} is installed and may wake a fiber" in remark
