@@ -1081,7 +1081,9 @@ def set_sentinel():
         return lock
     lock = _thread.allocate_lock()
     running = (<BaseFiber>scheduler.current).function
-    if isinstance(running, FiberThread):
+    if forking_thread and forking_process != getpid():
+        pass        # threading's hook makes the caller the child's main thread: the interpreter's exit ends that one
+    elif isinstance(running, FiberThread):
         (<FiberThread>running).sentinel = lock
     else:
         (<Fiber>scheduler.current).add_done_callback(lambda fiber: lock.release() if lock.locked() else None)
@@ -1247,6 +1249,7 @@ def _after_fork_in_child():
     global forking_thread, main_ident, threads_alive
     cdef Scheduler scheduler = current_scheduler_or_none()
     cdef ThreadHandle handle
+    cdef object running
     forking_thread = 0
     main_ident = forking_ident if forking_ident != PyThread_get_thread_ident() else 0
     threads_alive = 0
@@ -1256,8 +1259,10 @@ def _after_fork_in_child():
     for handle in list(joined_at_exit):
         if handle.thread_ident != forking_ident:
             handle.end()
-    if scheduler is not None and isinstance((<BaseFiber>scheduler.current).function, FiberThread):
-        threads_alive = 0
+    if scheduler is not None:
+        running = (<BaseFiber>scheduler.current).function
+        if isinstance(running, FiberThread):
+            (<FiberThread>running).sentinel = None      # it is the main thread now, whose end is the interpreter's
 
 
 def _set_up():

@@ -474,6 +474,96 @@ def test_a_daemon_that_is_unwound_can_write_to_an_unbuffered_pipe():
     assert text == "last words\nthe very last\n"
 
 
+@pytest.mark.parametrize(
+    "swallows",
+    [
+        "time.sleep(1)",
+        "threading.Event().wait()",
+        "held.acquire()",
+        "items.get()",
+        "here.recv(1)",
+        "select.select([], [], [])",
+        "with logging.root.handlers[0].lock: time.sleep(1)",
+    ],
+)
+def test_the_interpreter_exits_although_a_daemon_swallows_what_is_raised(swallows):
+    text = check(
+        f"""
+        import select, socket
+        logging.basicConfig(level="WARNING")
+        held = threading.Lock(); held.acquire()
+        items = queue.Queue()
+        here, there = socket.socketpair()
+        def daemon():
+            while True:
+                try:
+                    {swallows}
+                except BaseException:
+                    pass
+        threading.Thread(target=daemon, daemon=True, name="stubborn").start()
+        threading.Thread(target=time.sleep, args=(60,), daemon=True, name="well-behaved").start()
+        time.sleep(0.001)
+        print("main ends")
+        sys.exit(3)
+        """,
+        status=3,
+    )
+    assert text.startswith("main ends\n") and "have not ended when they were cancelled: stubborn\n" in text
+
+
+@pytest.mark.slow
+def test_the_interpreter_waits_for_a_daemon_under_a_shield_only_so_long():
+    text = check(
+        """
+        def shielded():
+            with greenio.shield(): time.sleep(1000)
+        def spawns():
+            while True:
+                try: greenio.spawn(time.sleep, 0); time.sleep(0)
+                except BaseException: pass
+        for target in shielded, spawns:
+            threading.Thread(target=target, daemon=True, name=target.__name__).start()
+        time.sleep(0.001)
+        """
+    )
+    assert "have not ended when they were cancelled: " in text and "shielded" in text and "spawns" in text
+
+
+def test_a_forked_child_exits_although_a_daemon_swallows_what_is_raised():
+    check("""
+        def daemon():
+            while True:
+                try: time.sleep(1)
+                except BaseException: pass
+        def forks():
+            if (pid := os.fork()) == 0:
+                threading.Thread(target=daemon, daemon=True).start()
+                time.sleep(0.001)
+            return pid
+        pid = greenio.spawn(forks).result()
+        assert os.waitpid(pid, 0) == (pid, 0)
+    """)
+
+
+def test_a_child_that_a_thread_forked_ends_as_an_interpreter_does_when_the_thread_does():
+    text = check("""
+        pids = []
+        def forks():
+            if (pid := os.fork()) == 0:
+                threading.Thread(target=lambda: (time.sleep(0.001), print("joined"))).start()
+            else:
+                pids.append(pid)
+        def wait():
+            while not pids: time.sleep(0.001)
+            pid = pids.pop()
+            assert os.waitpid(pid, 0) == (pid, 0)
+        threading.Thread(target=forks).start(); wait()
+        _thread.start_new_thread(forks, ()); wait()
+        greenio.spawn(forks); wait()
+    """)
+    assert text == "joined\njoined\njoined\n"
+
+
 def test_a_keyboard_interrupt_goes_to_main():
     check("""
         got = []
