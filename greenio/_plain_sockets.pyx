@@ -229,18 +229,6 @@ cdef int let_go(object sock) except -1:
         close_watch(fd)
 
 
-cdef PlainCore companion_to_wait(object sock, object flags):
-    # As companion_of, for a call with these flags. MSG_DONTWAIT without a timeout is for the kernel; with one, the original waits, too.
-    cdef PlainCore found = companion_of(sock)
-    cdef Scheduler scheduler
-    if found is None or not flags or found.timeout_seconds is not None or not isinstance(flags, int) or not int(flags) & MSG_DONTWAIT:
-        return found
-    scheduler = current_scheduler_or_raise()
-    scheduler.check()
-    scheduler.spend()
-    return None
-
-
 def add_tls_companion(sock, SocketCore core not None):
     """*core* carries TLS for *sock*: it is told when that closes."""
     tls_companions[key_of(sock)] = core
@@ -366,70 +354,70 @@ def __del__(self):
 
 
 def recv(self, bufsize, flags=0, /):
-    cdef PlainCore companion = companion_to_wait(self, flags)
+    cdef PlainCore companion = companion_of(self)
     if companion is None:
         return recv_plain(self, bufsize, flags)
     return companion.recv(bufsize, flags)
 
 
 def recv_into(self, buffer, nbytes=0, flags=0):
-    cdef PlainCore companion = companion_to_wait(self, flags)
+    cdef PlainCore companion = companion_of(self)
     if companion is None:
         return recv_into_plain(self, buffer, nbytes, flags)
     return companion.recv_into(buffer, nbytes, flags)
 
 
 def recvfrom(self, bufsize, flags=0, /):
-    cdef PlainCore companion = companion_to_wait(self, flags)
+    cdef PlainCore companion = companion_of(self)
     if companion is None:
         return recvfrom_plain(self, bufsize, flags)
     return companion.recvfrom(bufsize, flags)
 
 
 def recvfrom_into(self, buffer, nbytes=0, flags=0):
-    cdef PlainCore companion = companion_to_wait(self, flags)
+    cdef PlainCore companion = companion_of(self)
     if companion is None:
         return recvfrom_into_plain(self, buffer, nbytes, flags)
     return companion.recvfrom_into(buffer, nbytes, flags)
 
 
 def recvmsg(self, bufsize, ancbufsize=0, flags=0, /):
-    cdef PlainCore companion = companion_to_wait(self, flags)
+    cdef PlainCore companion = companion_of(self)
     if companion is None:
         return recvmsg_plain(self, bufsize, ancbufsize, flags)
     return companion.recvmsg(bufsize, ancbufsize, flags)
 
 
 def recvmsg_into(self, buffers, ancbufsize=0, flags=0, /):
-    cdef PlainCore companion = companion_to_wait(self, flags)
+    cdef PlainCore companion = companion_of(self)
     if companion is None:
         return recvmsg_into_plain(self, buffers, ancbufsize, flags)
     return companion.recvmsg_into(buffers, ancbufsize, flags)
 
 
 def send(self, data, flags=0, /):
-    cdef PlainCore companion = companion_to_wait(self, flags)
+    cdef PlainCore companion = companion_of(self)
     if companion is None:
         return send_plain(self, data, flags)
     return companion.send(data, flags)
 
 
 def sendall(self, data, flags=0, /):
-    cdef PlainCore companion = companion_to_wait(self, flags)
+    cdef PlainCore companion = companion_of(self)
     if companion is None:
         return sendall_plain(self, data, flags)
     return companion.sendall(data, flags)
 
 
 def sendto(self, *args):
-    cdef PlainCore companion = companion_to_wait(self, args[1] if len(args) == 3 else 0) if 2 <= len(args) <= 3 else None
+    cdef PlainCore companion = companion_of(self) if 2 <= len(args) <= 3 else None
     if companion is None:
         return sendto_plain(self, *args)
     return companion.sendto(*args)
 
 
 def sendmsg(self, buffers, ancdata=(), flags=0, address=None, /):
-    cdef PlainCore companion = companion_to_wait(self, flags)
+    cdef PlainCore companion = companion_of(self)
     if companion is None:
         return sendmsg_plain(self, buffers, ancdata, flags, address)
     return companion.sendmsg(buffers, ancdata, flags, address)

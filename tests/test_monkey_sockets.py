@@ -3,12 +3,14 @@
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from faults import Faults
 
 from tests.child import run_child
+
+if TYPE_CHECKING:  # children import this module, without the folder of faults.py
+    from faults import Faults
 
 SETUP = """
     import errno, os, select, selectors, socket, sys, threading, time
@@ -556,7 +558,7 @@ def test_servers_and_clients_of_the_standard_library_park() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("made", ["opened", "from a number"])
-def test_forked_processes_that_accept_on_one_blocking_listener_do_not_block_one_another(faults: Faults, made: str) -> None:
+def test_forked_processes_that_accept_on_one_blocking_listener_do_not_block_one_another(faults: "Faults", made: str) -> None:
     check(
         """
         import faults
