@@ -48,6 +48,26 @@ def test_a_thread_is_a_fiber_with_an_ident_of_its_own():
     """)
 
 
+def test_enumerate_lists_the_programs_threads():
+    check("""
+        from threading import active_count, enumerate as listed
+        def in_another():
+            me = threading.current_thread()
+            assert me in threading.enumerate() and threading.active_count() == 3
+            return me
+        stop = threading.Event()
+        thread = threading.Thread(target=stop.wait); thread.start()
+        other = greenio.monkey.get_original("threading", "Thread")(target=stop.wait)
+        ours = greenio.to_thread(in_another)
+        assert ours.is_alive() and ours in greenio.monkey.get_original("threading", "enumerate")()
+        assert listed() == threading.enumerate() == [threading.main_thread(), thread]
+        assert active_count() == threading.active_count() == 2
+        other.start()
+        assert set(listed()) == {threading.main_thread(), thread, other} and active_count() == 3
+        stop.set(); other.join(); thread.join()
+    """)
+
+
 def test_join_waits_with_a_timeout_and_refuses_what_the_standard_one_refuses():
     check("""
         stop = threading.Event()
