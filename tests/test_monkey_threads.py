@@ -1,5 +1,6 @@
 """greenio.monkey and threads: threads are fibers, locks and queues park, those that were there before as well."""
 
+import importlib.util
 import signal
 
 import pytest
@@ -582,6 +583,31 @@ def test_a_child_that_a_thread_forked_ends_as_an_interpreter_does_when_the_threa
         greenio.spawn(forks); wait()
     """)
     assert text == "joined\njoined\njoined\n"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("_testcapi") is None, reason="this interpreter came without its test modules")
+def test_locks_and_queues_of_another_interpreter_block_its_os_thread():
+    check("""
+        import _testcapi
+        other = '''if 1:
+            import queue, threading, time
+            held, items, rlock = threading.Lock(), queue.SimpleQueue(), threading.RLock()
+            def work(): time.sleep(0.001); items.put(1); time.sleep(0.001); held.release()
+            held.acquire()
+            thread = threading.Thread(target=work); thread.start()
+            assert items.get() == 1
+            assert held.acquire(timeout=60) and not held.acquire(timeout=0.001)
+            with rlock, rlock:
+                pass
+            thread.join()
+        '''
+        def tick():
+            while True: time.sleep(0.0001)
+        threading.Thread(target=tick, daemon=True).start()
+        for _ in range(10):
+            assert _testcapi.run_in_subinterp(other) == 0
+            time.sleep(0.0002)
+    """)
 
 
 def test_a_keyboard_interrupt_goes_to_main():
