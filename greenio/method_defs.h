@@ -4,8 +4,8 @@
  * whoever made it and whenever, and every bound method of one that somebody keeps; no dict of a class or module changes. Each method
  * is called by one of seven conventions, which differ between CPython versions: a handler has one trampoline for each.
  *
- * With the GIL, in one interpreter of the process. Whoever includes this has a variable greenio_handlers, and in it by number what each handler is. It gets `arguments`, a
- * tuple, or NULL for none, and `keywords`, a dict or NULL, and returns a new reference, or NULL with an exception set.
+ * With the GIL, in one interpreter of the process. Whoever includes this has the variables greenio_home and greenio_originals, which are filled here, and
+ * greenio_handlers, and in it by number what each handler is. It gets `arguments`, a tuple, or NULL for none, and `keywords`, a dict or NULL, and returns a new reference, or NULL with an exception set.
  */
 #ifndef GREENIO_METHOD_DEFS_H
 #define GREENIO_METHOD_DEFS_H
@@ -26,6 +26,8 @@ enum {
     GREENIO_QUEUE_PUT,
     GREENIO_QUEUE_PUT_NOWAIT,
     GREENIO_INTERRUPT,
+    GREENIO_IMPORT_ACQUIRE,
+    GREENIO_IMPORT_RELEASE,
     GREENIO_HANDLERS
 };
 
@@ -82,9 +84,6 @@ static PyObject *greenio_from_vector(int handler, PyObject *self, PyObject *cons
 
 /* The tables are the whole process's. In another interpreter, which may have a GIL of its own and has no fibers, methods do what they did:
  * by handler and convention, as several names of one method have the same handler. */
-static PyInterpreterState *greenio_home;
-static void *greenio_originals[GREENIO_HANDLERS][7];
-
 #define GREENIO_TRAMPOLINE(N, convention, parameters, original_arguments, call) \
     static PyObject *greenio_##convention##_##N parameters \
     { \
@@ -126,11 +125,12 @@ enum {
 
 GREENIO_TRAMPOLINES(0) GREENIO_TRAMPOLINES(1) GREENIO_TRAMPOLINES(2) GREENIO_TRAMPOLINES(3) GREENIO_TRAMPOLINES(4)
 GREENIO_TRAMPOLINES(5) GREENIO_TRAMPOLINES(6) GREENIO_TRAMPOLINES(7) GREENIO_TRAMPOLINES(8) GREENIO_TRAMPOLINES(9)
-GREENIO_TRAMPOLINES(10) GREENIO_TRAMPOLINES(11) GREENIO_TRAMPOLINES(12)
+GREENIO_TRAMPOLINES(10) GREENIO_TRAMPOLINES(11) GREENIO_TRAMPOLINES(12) GREENIO_TRAMPOLINES(13) GREENIO_TRAMPOLINES(14)
 
 static void *const greenio_trampolines[GREENIO_HANDLERS][7] = {
     GREENIO_ROW(0), GREENIO_ROW(1), GREENIO_ROW(2), GREENIO_ROW(3), GREENIO_ROW(4), GREENIO_ROW(5), GREENIO_ROW(6),
-    GREENIO_ROW(7), GREENIO_ROW(8), GREENIO_ROW(9), GREENIO_ROW(10), GREENIO_ROW(11), GREENIO_ROW(12),
+    GREENIO_ROW(7), GREENIO_ROW(8), GREENIO_ROW(9), GREENIO_ROW(10), GREENIO_ROW(11), GREENIO_ROW(12), GREENIO_ROW(13),
+    GREENIO_ROW(14),
 };
 
 static int greenio_convention(int flags)

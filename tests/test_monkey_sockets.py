@@ -37,7 +37,9 @@ SETUP = """
 """
 
 
-def check(body: str, *arguments: str, run: Callable[..., Any] = run_child, flags: tuple[str, ...] = ("-W", "error")) -> None:
+def check(
+    body: str, *arguments: str, run: Callable[..., Any] = run_child, flags: tuple[str, ...] = ("-W", "error")
+) -> None:
     text = "\n".join(line[4:] if line.startswith("    ") else line for line in SETUP.splitlines())
     lines = body.splitlines()
     indent = min(len(line) - len(line.lstrip()) for line in lines if line.strip())
@@ -135,7 +137,7 @@ def test_threads_of_greenios_own_are_no_threads_of_the_program() -> None:
         before = _thread._count()
         inside = greenio.to_thread(_thread._count)
         assert inside == before == _thread._count() == 0, (inside, before, _thread._count())
-        assert any(thread.name.startswith("greenio") for thread in threading.enumerate())
+        assert threading.enumerate() == [threading.main_thread()] != greenio.monkey.get_original("threading", "enumerate")()
         OSThread = greenio.monkey.get_original("threading", "Thread")
         go_on = threading.Event()
         threads = [kind(target=go_on.wait) for kind in (OSThread, threading.Thread)]
@@ -558,7 +560,9 @@ def test_servers_and_clients_of_the_standard_library_park() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("made", ["opened", "from a number"])
-def test_forked_processes_that_accept_on_one_blocking_listener_do_not_block_one_another(faults: "Faults", made: str) -> None:
+def test_forked_processes_that_accept_on_one_blocking_listener_do_not_block_one_another(
+    faults: "Faults", made: str
+) -> None:
     check(
         """
         import faults

@@ -585,7 +585,9 @@ def test_a_child_that_a_thread_forked_ends_as_an_interpreter_does_when_the_threa
     assert text == "joined\njoined\njoined\n"
 
 
-@pytest.mark.skipif(importlib.util.find_spec("_testcapi") is None, reason="this interpreter came without its test modules")
+@pytest.mark.skipif(
+    importlib.util.find_spec("_testcapi") is None, reason="this interpreter came without its test modules"
+)
 def test_locks_and_queues_of_another_interpreter_block_its_os_thread():
     check("""
         import _testcapi
@@ -607,6 +609,40 @@ def test_locks_and_queues_of_another_interpreter_block_its_os_thread():
         for _ in range(10):
             assert _testcapi.run_in_subinterp(other) == 0
             time.sleep(0.0002)
+    """)
+
+
+def test_the_import_lock_belongs_to_a_fiber_and_fork_waits_for_it():
+    check("""
+        import _imp
+        name = "a module that is imported"
+        started = threading.Event()
+        order = []
+        def imports():
+            _imp.acquire_lock(); _imp.acquire_lock()
+            sys.modules[name] = "in part"
+            started.set(); time.sleep(0.01)
+            sys.modules[name] = "whole"
+            _imp.release_lock()
+            time.sleep(0.001); order.append("released")
+            _imp.release_lock()
+        def wants_it():
+            started.wait()
+            _imp.acquire_lock(); order.append("another's"); _imp.release_lock()
+        threads = [threading.Thread(target=fn) for fn in (imports, wants_it)]
+        for thread in threads: thread.start()
+        started.wait()
+        pid = os.fork()
+        if pid == 0:
+            whole = sys.modules[name] == "whole" and not _imp.lock_held()
+            import fractions
+            os._exit(7 if whole else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        for thread in threads: thread.join()
+        assert order == ["released", "another's"] and not _imp.lock_held()
+        _imp.acquire_lock()
+        greenio.monkey.unpatch_all()
+        _imp.release_lock(); assert not _imp.lock_held()
     """)
 
 
