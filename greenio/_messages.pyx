@@ -422,6 +422,11 @@ cdef class MessageCore(SocketCore):
         cdef size_t control_length = message.msg_controllen
         flags |= MSG_CMSG_CLOEXEC
         scheduler.check()
+        if self.wants_no_wait(flags):
+            count = recvmsg_call(self.fd, message, flags)
+            if count < 0:
+                fail(scheduler, errno)
+            return count
         if flags & BESIDE_THE_DATA:
             return self.receive_message_aside(scheduler, message, flags)
         if flags & MSG_WAITALL and self.waits_for_all(flags):
@@ -689,8 +694,14 @@ cdef class MessageCore(SocketCore):
     cdef Py_ssize_t transmit_message(self, Scheduler scheduler, msghdr *message, int flags) except -1:
         cdef Watch watch
         cdef Py_ssize_t count
-        flags |= MSG_DONTWAIT | MSG_NOSIGNAL
+        flags |= MSG_NOSIGNAL
         scheduler.check()
+        if self.wants_no_wait(flags):
+            count = sendmsg_call(self.fd, message, flags)
+            if count < 0:
+                fail(scheduler, errno)
+            return count
+        flags |= MSG_DONTWAIT
         if self.domain == AF_UNIX and message.msg_name is not NULL and self.kind not in (SOCK_STREAM, SOCK_SEQPACKET):
             return self.transmit_to_one(scheduler, message, flags)
         watch = self.watch_of(scheduler)
@@ -817,7 +828,7 @@ cdef class MessageCore(SocketCore):
             address = self._looked_up(address)
             message.msg_namelen = plain_address(self.domain, address, &storage) if self.is_known_family() else 0
         if message.msg_namelen == 0:
-            return self.by_standard(scheduler, True, "sendto", (data, flags | MSG_DONTWAIT | MSG_NOSIGNAL, address), {}, 0)
+            return self.by_standard(scheduler, True, "sendto", (data, flags | MSG_DONTWAIT | MSG_NOSIGNAL, address), {}, flags & MSG_DONTWAIT)
         message.msg_name = &storage
         count = self.transmit_message(scheduler, &message, flags)
         scheduler.spend()
@@ -858,7 +869,7 @@ cdef class MessageCore(SocketCore):
             plain = message.msg_namelen != 0
         if not plain or control is None:
             return self.by_standard(
-                scheduler, True, "sendmsg", (parts, items, flags | MSG_DONTWAIT | MSG_NOSIGNAL, address), {}, 0)
+                scheduler, True, "sendmsg", (parts, items, flags | MSG_DONTWAIT | MSG_NOSIGNAL, address), {}, flags & MSG_DONTWAIT)
         if control:
             message.msg_control = PyBytes_AS_STRING(control)
             message.msg_controllen = len(control)
@@ -873,9 +884,10 @@ cdef class MessageCore(SocketCore):
             TimeoutError, Cancelled: nothing was sent. OSError: as the system call says.
         """
         cdef Scheduler scheduler = current_scheduler_or_raise()
-        keywords["flags"] = keywords.get("flags", 0) | MSG_DONTWAIT
+        cdef int flags = keywords.get("flags", 0)
+        keywords["flags"] = flags | MSG_DONTWAIT
         parts = listed(msg, "sendmsg() argument 1 must be an iterable")
-        return self.by_standard(scheduler, True, "sendmsg_afalg", (parts,), keywords, 0)
+        return self.by_standard(scheduler, True, "sendmsg_afalg", (parts,), keywords, flags & MSG_DONTWAIT)
 
     # --- files
 
@@ -1018,6 +1030,7 @@ cdef class MessageCore(SocketCore):
         cdef int number
         cdef int64_t deadline_ns
         cdef Watch watch
+        cdef bint waits = not self.never_waits() and not self.wants_no_wait(flags)
         reason = "socket send" if to_write else "socket receive"
         scheduler.check()
         deadline_ns = self.deadline(scheduler)
@@ -1026,7 +1039,7 @@ cdef class MessageCore(SocketCore):
         node.fiber = NULL
         watch = self.watch_of(scheduler)
         try:
-            if watch is not None and not flags & BESIDE_THE_DATA and not self.never_waits() and (
+            if watch is not None and not flags & BESIDE_THE_DATA and waits and (
                     watch.writers.first if to_write else watch.readers.first) is not NULL:
                 scheduler.wait_io(watch, to_write, &node, deadline_ns, reason, self)
             while True:
@@ -1035,7 +1048,7 @@ cdef class MessageCore(SocketCore):
                     break
                 except OSError as error:
                     number = error.errno or 0
-                    if (number != EAGAIN or self.never_waits()) and not (to_write and self.may_find_buffers(number)):
+                    if (number != EAGAIN or not waits) and not (to_write and waits and self.may_find_buffers(number)):
                         scheduler.spend()
                         raise
                 if number == ENOBUFS:

@@ -62,6 +62,65 @@ cdef extern from "<poll.h>" nogil:
 cdef extern from "<unistd.h>" nogil:
     int close_call "close"(int fd)
 
+cdef extern from * nogil:
+    """
+    #include <errno.h>
+    #include <pthread.h>
+    #include <sys/mman.h>
+    #include <time.h>
+
+    /* Processes that were forked from one another share their listeners, and O_NONBLOCK with them. What one does from its look at the flag
+     * to the end of its accept must not be mixed with another one's, whose accept would wait in the kernel. So there is a lock in memory that
+     * they share; who dies with it is noticed. NULL: there is no such memory, and each does what it likes. */
+    static pthread_mutex_t *greenio_accept_lock;
+
+    static void greenio_accept_lock_make(void)
+    {
+        pthread_mutexattr_t shared;
+        void *memory = mmap(NULL, sizeof(pthread_mutex_t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        if (memory == MAP_FAILED)
+            return;
+        pthread_mutexattr_init(&shared);
+        pthread_mutexattr_setpshared(&shared, PTHREAD_PROCESS_SHARED);
+        pthread_mutexattr_setrobust(&shared, PTHREAD_MUTEX_ROBUST);
+        if (pthread_mutex_init(memory, &shared) == 0)
+            greenio_accept_lock = memory;
+        pthread_mutexattr_destroy(&shared);
+    }
+
+    /* 0: the caller has it. EBUSY: it has not, after `patience_ms`. */
+    static int greenio_accept_lock_take(long patience_ms)
+    {
+        struct timespec until;
+        int error;
+        if (greenio_accept_lock == NULL)
+            return 0;
+        error = pthread_mutex_trylock(greenio_accept_lock);
+        if (error == EBUSY && patience_ms > 0) {
+            clock_gettime(CLOCK_REALTIME, &until);
+            until.tv_nsec += patience_ms * 1000000;
+            until.tv_sec += until.tv_nsec / 1000000000;
+            until.tv_nsec %= 1000000000;
+            error = pthread_mutex_timedlock(greenio_accept_lock, &until);
+        }
+        if (error == EOWNERDEAD)
+            return pthread_mutex_consistent(greenio_accept_lock);
+        return error == 0 ? 0 : EBUSY;
+    }
+
+    static void greenio_accept_lock_give(void)
+    {
+        if (greenio_accept_lock != NULL)
+            pthread_mutex_unlock(greenio_accept_lock);
+    }
+    """
+    void make_accept_lock "greenio_accept_lock_make"()
+    int take_accept_lock "greenio_accept_lock_take"(long patience_ms)
+    void give_accept_lock "greenio_accept_lock_give"()
+
+cdef enum:
+    ACCEPT_PATIENCE_MS = 100      # another process has the lock for microseconds, unless it was stopped with it
+
 # The C class's own, whatever a subclass makes of these names.
 cdef object plain = standard.socket
 cdef object fileno_of = plain.fileno
@@ -170,18 +229,6 @@ cdef int let_go(object sock) except -1:
         close_watch(fd)
 
 
-cdef PlainCore companion_to_wait(object sock, object flags):
-    # As companion_of, for a call with these flags. MSG_DONTWAIT without a timeout is for the kernel; with one, the original waits, too.
-    cdef PlainCore found = companion_of(sock)
-    cdef Scheduler scheduler
-    if found is None or not flags or found.timeout_seconds is not None or not isinstance(flags, int) or not int(flags) & MSG_DONTWAIT:
-        return found
-    scheduler = current_scheduler_or_raise()
-    scheduler.check()
-    scheduler.spend()
-    return None
-
-
 def add_tls_companion(sock, SocketCore core not None):
     """*core* carries TLS for *sock*: it is told when that closes."""
     tls_companions[key_of(sock)] = core
@@ -203,13 +250,24 @@ cdef class PlainCore(MessageCore):
 
     cdef int try_accept(self, sockaddr_storage *address, socklen_t *length) noexcept:
         # As the standard class has it: the new descriptor is not O_NONBLOCK.
+        cdef int taken = take_accept_lock(0)
+        cdef int fd
+        if taken != 0:
+            with nogil:
+                taken = take_accept_lock(ACCEPT_PATIENCE_MS)
+        fd = self.accept_now(taken == 0, address, length)
+        if taken == 0:
+            give_accept_lock()
+        return fd
+
+    cdef int accept_now(self, bint locked, sockaddr_storage *address, socklen_t *length) noexcept:
         cdef pollfd ready
         cdef int found
         cdef int fd = self.fd
         cdef int number
         cdef int flags = fcntl(fd, F_GETFL)
         length[0] = sizeof(sockaddr_storage)
-        if flags & O_NONBLOCK or flags < 0:
+        if flags < 0 or (locked and flags & O_NONBLOCK):
             fd = accept4(fd, <sockaddr *>address, length, SOCK_CLOEXEC)
             return fd if fd >= 0 else -errno
         ready.fd = fd
@@ -218,8 +276,8 @@ cdef class PlainCore(MessageCore):
         found = poll_call(&ready, 1, 0)
         if found <= 0:
             return -EAGAIN if found == 0 else -errno
-        if self.foreign:
-            # Should another process be faster now, this blocks: the OS thread, but not those that wait for the GIL.
+        if self.foreign or not locked:
+            # Should a process be faster now that does not know the lock, this blocks: the OS thread, but not those that wait for the GIL.
             with nogil:
                 fd = accept4(fd, <sockaddr *>address, length, SOCK_CLOEXEC)
                 if fd < 0:
@@ -296,70 +354,70 @@ def __del__(self):
 
 
 def recv(self, bufsize, flags=0, /):
-    cdef PlainCore companion = companion_to_wait(self, flags)
+    cdef PlainCore companion = companion_of(self)
     if companion is None:
         return recv_plain(self, bufsize, flags)
     return companion.recv(bufsize, flags)
 
 
 def recv_into(self, buffer, nbytes=0, flags=0):
-    cdef PlainCore companion = companion_to_wait(self, flags)
+    cdef PlainCore companion = companion_of(self)
     if companion is None:
         return recv_into_plain(self, buffer, nbytes, flags)
     return companion.recv_into(buffer, nbytes, flags)
 
 
 def recvfrom(self, bufsize, flags=0, /):
-    cdef PlainCore companion = companion_to_wait(self, flags)
+    cdef PlainCore companion = companion_of(self)
     if companion is None:
         return recvfrom_plain(self, bufsize, flags)
     return companion.recvfrom(bufsize, flags)
 
 
 def recvfrom_into(self, buffer, nbytes=0, flags=0):
-    cdef PlainCore companion = companion_to_wait(self, flags)
+    cdef PlainCore companion = companion_of(self)
     if companion is None:
         return recvfrom_into_plain(self, buffer, nbytes, flags)
     return companion.recvfrom_into(buffer, nbytes, flags)
 
 
 def recvmsg(self, bufsize, ancbufsize=0, flags=0, /):
-    cdef PlainCore companion = companion_to_wait(self, flags)
+    cdef PlainCore companion = companion_of(self)
     if companion is None:
         return recvmsg_plain(self, bufsize, ancbufsize, flags)
     return companion.recvmsg(bufsize, ancbufsize, flags)
 
 
 def recvmsg_into(self, buffers, ancbufsize=0, flags=0, /):
-    cdef PlainCore companion = companion_to_wait(self, flags)
+    cdef PlainCore companion = companion_of(self)
     if companion is None:
         return recvmsg_into_plain(self, buffers, ancbufsize, flags)
     return companion.recvmsg_into(buffers, ancbufsize, flags)
 
 
 def send(self, data, flags=0, /):
-    cdef PlainCore companion = companion_to_wait(self, flags)
+    cdef PlainCore companion = companion_of(self)
     if companion is None:
         return send_plain(self, data, flags)
     return companion.send(data, flags)
 
 
 def sendall(self, data, flags=0, /):
-    cdef PlainCore companion = companion_to_wait(self, flags)
+    cdef PlainCore companion = companion_of(self)
     if companion is None:
         return sendall_plain(self, data, flags)
     return companion.sendall(data, flags)
 
 
 def sendto(self, *args):
-    cdef PlainCore companion = companion_to_wait(self, args[1] if len(args) == 3 else 0) if 2 <= len(args) <= 3 else None
+    cdef PlainCore companion = companion_of(self) if 2 <= len(args) <= 3 else None
     if companion is None:
         return sendto_plain(self, *args)
     return companion.sendto(*args)
 
 
 def sendmsg(self, buffers, ancdata=(), flags=0, address=None, /):
-    cdef PlainCore companion = companion_to_wait(self, flags)
+    cdef PlainCore companion = companion_of(self)
     if companion is None:
         return sendmsg_plain(self, buffers, ancdata, flags, address)
     return companion.sendmsg(buffers, ancdata, flags, address)
@@ -487,3 +545,5 @@ for each in (
     each.__doc__ = original.__doc__
     METHODS[name] = each
 del each, name, original
+
+make_accept_lock()

@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import contextvars
+import logging
 import os
 import sys
 import threading
@@ -12,7 +13,7 @@ from typing import NamedTuple, TypeVar, TypeVarTuple
 
 from greenio import _dump_signal, _select
 from greenio._scheduler import Clock, Schedule, Scheduler
-from greenio._scopes import shield
+from greenio._scopes import move_on_after, shield
 from greenio._switch import SWAP_LETS_GIL_GO
 from greenio.pollers import Poller
 
@@ -22,6 +23,8 @@ _Arguments = TypeVarTuple("_Arguments")
 # From CPython 3.12 on, a switch lets go of the GIL for a moment, and a computing thread that takes it keeps it for a whole
 # switch interval. Figures in ARCHITECTURE.md, "The GIL at a switch".
 DEFAULT_SWITCH_INTERVAL = 0.0005 if SWAP_LETS_GIL_GO else None
+
+_LOG_PATIENCE = 1.0  # seconds
 
 _interval_lock = threading.Lock()
 _intervals: dict[int, float] = {}  # by OS thread: what its run asked for
@@ -113,12 +116,7 @@ def leave_run() -> None:
         raise RuntimeError("leave_run() without enter_run() on this OS thread")
     if entered.scheduler.current_fiber is not entered.scheduler.main:
         raise RuntimeError(f"leave_run() is for the main fiber; this is {entered.scheduler.current_fiber!r}")
-    del _entered[get_ident()]
-    try:
-        entered.scheduler._settle(None, None)
-        entered.scheduler._unwind()
-    finally:
-        entered.manager.__exit__(None, None, None)
+    _leave(entered, at_exit=False)
 
 
 class _Entered(NamedTuple):
@@ -129,11 +127,42 @@ class _Entered(NamedTuple):
 _entered: dict[int, _Entered] = {}  # by OS thread
 
 
+def _leave(entered: _Entered, at_exit: bool) -> None:
+    del _entered[get_ident()]
+    try:
+        entered.scheduler._settle(None, None)
+        try:
+            entered.scheduler._unwind(at_exit)
+        finally:
+            _log_abandoned(entered.scheduler)
+    finally:
+        entered.manager.__exit__(None, None, None)
+
+
+def _log_abandoned(scheduler: Scheduler) -> None:
+    names = [fiber.name for fiber in scheduler.fibers() if fiber.state == "abandoned"]
+    if names:
+        # What they hold they hold for ever: a handler's lock, which logging.shutdown() wants, or a file's.
+        for reference in list(vars(logging)["_handlerList"]):
+            handler = reference()
+            if handler is not None and handler.lock is not None:
+                if handler.lock.acquire(False):
+                    handler.lock.release()
+                else:
+                    handler.createLock()
+        with move_on_after(_LOG_PATIENCE):
+            logging.getLogger("greenio").warning(
+                "the interpreter exits although %d fibers (daemon threads) have not ended when they were cancelled: %s",
+                len(names),
+                ", ".join(names[:10]),
+            )
+
+
 def _leave_at_exit() -> None:
     entered = _entered.get(get_ident())
     # In a forked child whose main fiber stayed behind, there is nothing to leave.
     if entered is not None and entered.scheduler.current_fiber is entered.scheduler.main:
-        leave_run()
+        _leave(entered, at_exit=True)
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ cdef enum FiberState:
     RUNNING
     PARKED
     DONE
+    ABANDONED            # at the interpreter's exit: it never runs again
 
 cdef enum Wake:          # why a park ended
     WOKEN                # unparked by whom it waited for
@@ -193,6 +194,8 @@ cdef class Scheduler:
     cdef bint closing                 # main has ended: whatever else lives is cancelled
     cdef bint ended                   # and nothing else lives or may be spawned
     cdef readonly bint closed
+    cdef bint exiting                 # and with it the interpreter, which waits for others no longer than its patience lasts
+    cdef Py_ssize_t abandoned_count   # fibers that are abandoned, alive to the end
     cdef bint waits_for_all           # main is parked until the others have ended
     cdef object fatal                 # SystemExit or KeyboardInterrupt that ended a fiber, until main got it
     cdef Py_ssize_t outside_calls     # calls handed to other OS threads and not yet answered
@@ -236,6 +239,8 @@ cdef class Scheduler:
     cdef int wait_for_events(self, int64_t timeout_ns) except -1
     cdef void throw_into_main(self, object exception) noexcept
     cdef int raise_interrupt(self, Fiber me) except -1
+    cdef void tell_main(self) noexcept
+    cdef void abandon(self, Fiber fiber) noexcept
     # Arm the parked fiber's timer: for its deadline, or its limit if that comes first.
     cdef int arm(self, Fiber fiber) except -1
     cdef void disarm(self, Fiber fiber) noexcept

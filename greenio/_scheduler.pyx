@@ -9,6 +9,7 @@
 #
 # Not taken: a hub fiber that runs the loop (two switches for each wait), and timers in a wheel (the heap of timers.h
 # costs 0.2 µs at 100,000 timers, and keeps exact deadlines).
+import functools
 import os
 import signal
 import sys
@@ -113,6 +114,7 @@ cdef enum:
     FETCH_FRAMES_BYTES = 768
     FETCH_STACK_BYTES = 2560
     CANCELS_BEFORE_WARNING = 1000
+    CANCELS_AT_EXIT = 100         # one that has swallowed so many is abandoned
     RING_START = 64
     REPR_ROOM = 200               # characters
     FAILED_ROOM = 1000            # failures noted before those are dropped that somebody has seen meanwhile
@@ -274,7 +276,7 @@ def park_here(str reason, object waiting_on=None, object timeout=None):
     return scheduler.park(reason, waiting_on, deadline_of(scheduler, timeout)) != TIMED_OUT
 
 
-cdef dict state_names = {READY: "ready", RUNNING: "running", PARKED: "parked", DONE: "done"}
+cdef dict state_names = {READY: "ready", RUNNING: "running", PARKED: "parked", DONE: "done", ABANDONED: "abandoned"}
 
 
 cdef class Fiber(BaseFiber):
@@ -308,7 +310,7 @@ cdef class Fiber(BaseFiber):
 
     @property
     def state(self):
-        """"ready", "running", "parked" or "done"."""
+        """"ready", "running", "parked", "done"; or "abandoned", if it would not end when the interpreter exited."""
         return state_names[self.run_state]
 
     @property
@@ -572,8 +574,7 @@ cdef class Fiber(BaseFiber):
         if self.born_in is not None:
             self.born_in.ended(self)
         scheduler.unlink(self)
-        if scheduler.waits_for_all and scheduler.alive_count == 1:
-            unpark(scheduler.main, WOKEN)
+        scheduler.tell_main()
 
     cdef FiberCore *successor(self, PyThreadState **signals) noexcept:
         cdef Scheduler scheduler = self.scheduler
@@ -836,27 +837,37 @@ cdef class Scheduler:
         self.poller.close()
         return 0
 
-    def _unwind(self):
+    def _unwind(self, bint at_exit=False):
         """Cancel every fiber but main and wait until they have ended; main only. Exceptions thrown at main come afterwards.
 
-        Then logs failures that nobody has seen, and lets nobody spawn any more.
+        Then logs failures that nobody has seen, and lets nobody spawn any more. *at_exit*: the interpreter goes, which as daemon
+        threads none may hold up: those that swallow Cancelled again and again, and who is left after some seconds, are abandoned.
         """
         cdef Fiber fiber
         cdef bint told = False
+        cdef int64_t deadline_ns = NEVER
         interruption = None
         self.closing = True
         self.main.shield += 1
+        if at_exit:
+            self.exiting = True
+            deadline_ns = self.now() + <int64_t>EXIT_PATIENCE_MS * 1_000_000
+            for fiber in self.fibers():
+                fiber.cancel_count = 0
         try:
-            while self.alive_count > 1 or self.failed:
+            while self.alive_count - self.abandoned_count > 1 or self.failed:
                 try:
-                    if self.alive_count == 1:
+                    if self.alive_count - self.abandoned_count == 1:
                         self._log_failed()
                         continue
                     for fiber in self.fibers():
                         if fiber is not self.main:
                             fiber.cancel("the run has ended")
                     self.waits_for_all = True
-                    self.park("the end of all other fibers", None, NEVER)
+                    if self.park("the end of all other fibers", None, deadline_ns) == TIMED_OUT:
+                        for fiber in self.fibers():
+                            if fiber is not self.main:
+                                self.abandon(fiber)
                 except BaseException as error:
                     if isinstance(error, DeadlockError) and not told:
                         told = True
@@ -1270,11 +1281,29 @@ cdef class Scheduler:
             raise exception
         if me.interrupts & CANCELLED and not me.shield:
             me.cancel_count += 1
+            if self.exiting and me.cancel_count > CANCELS_AT_EXIT:
+                self.abandon(me)
+                self.switch_out(<PyObject *>me)     # for good
             if me.cancel_count == CANCELS_BEFORE_WARNING:
                 log().warning("%s has swallowed Cancelled %d times and goes on; it must let it pass for its run to end",
                               me.name, me.cancel_count)
             raise Cancelled(me.cancel_reason if me.limit is None else me.limit.reason(me))
         return 0
+
+    cdef void tell_main(self) noexcept:
+        # One fiber less is waited for.
+        if self.waits_for_all and self.alive_count - self.abandoned_count == 1:
+            unpark(self.main, WOKEN)
+
+    cdef void abandon(self, Fiber fiber) noexcept:
+        # Not main. If it is ready, it is the caller who takes it out of the run queue.
+        if fiber.run_state == ABANDONED:
+            return
+        if fiber.timer != GREENIO_TIMER_NONE:
+            self.disarm(fiber)
+        fiber.run_state = ABANDONED
+        self.abandoned_count += 1
+        self.tell_main()
 
     cdef void throw_into_main(self, object exception) noexcept:
         cdef Fiber main = self.main
@@ -1527,6 +1556,8 @@ cdef class Scheduler:
         self.outside_calls = 0
         self.waits_for_all = False
         self.closing = False
+        self.exiting = False
+        self.abandoned_count = 0
         self.ended = False
         self.fatal = None
         self.watched.waiting = 0
@@ -1603,11 +1634,14 @@ cdef class Scheduler:
         # says what it raised.
         me.observed = True
         try:
-            try:
-                self._unwind()
-            except BaseException as error:
-                if me.raised is None:
-                    me.raised = error
+            # Shielded: the fiber may have been cancelled, and threads that are no daemons are waited for all the same.
+            self.main.shield += 1
+            for end in (threading._shutdown, functools.partial(self._unwind, True)):
+                try:
+                    end()
+                except BaseException as error:
+                    if me.raised is None:
+                        me.raised = error
             self.close_in_child()
             call_on_stack(&me.core, BIG_STACK_BYTES, _end_process, (me,))
         except BaseException as error:
@@ -1855,7 +1889,7 @@ def on_big_stack(fn, *args):
 
 
 def _end_process(Fiber fiber not None):
-    """End this process as an interpreter does whose script ended as *fiber* did: threads, atexit, output, exit status.
+    """End this process as an interpreter does whose script and threads have ended, as *fiber* did: atexit, output, exit status.
 
     Not by Py_Exit, which on CPython 3.13 and later goes to the first process's main thread state; in a child that another one
     forked, that is freed.
@@ -1872,7 +1906,6 @@ def _end_process(Fiber fiber not None):
     elif error is not None:
         sys.excepthook(type(error), error, error.__traceback__)
         status = 130 if isinstance(error, KeyboardInterrupt) else 1
-    threading._shutdown()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -51,15 +51,19 @@ cdef class SocketCore:
     cdef bint is_tcp(self) noexcept
     cdef bint never_waits(self) noexcept
     cdef bint waits_for_all(self, int flags) noexcept
+    # Whether the caller's MSG_DONTWAIT asks for the kernel's answer of now. With a timeout it is void, as in the standard module.
+    cdef bint wants_no_wait(self, int flags) noexcept
     cdef Watch watch_of(self, Scheduler scheduler)
     cdef int64_t deadline(self, Scheduler scheduler) except? -2
     cdef Watch watch_to_wait(self, Scheduler scheduler)
     cdef Py_ssize_t receive(self, Scheduler scheduler, char *buffer, Py_ssize_t size, int flags) except -1
+    cdef Py_ssize_t receive_now(self, Scheduler scheduler, char *buffer, Py_ssize_t size, int flags) except -1
     cdef Py_ssize_t receive_aside(self, Scheduler scheduler, char *buffer, Py_ssize_t size, int flags) except -1
     cdef Py_ssize_t receive_waiting(self, Scheduler scheduler, char *buffer, Py_ssize_t size, int flags) except -1
     cdef recv_whole(self, Scheduler scheduler, Py_ssize_t size, int flags)
     cdef Py_ssize_t receive_whole(self, Scheduler scheduler, char *buffer, Py_ssize_t size, int flags) except -1
     cdef Py_ssize_t transmit(self, Scheduler scheduler, const char *data, Py_ssize_t size, int flags, bint whole) except -1
+    cdef Py_ssize_t transmit_now(self, Scheduler scheduler, const char *data, Py_ssize_t size, int flags, bint whole) except -1
     cdef Py_ssize_t transmit_waiting(
         self, Scheduler scheduler, const char *data, Py_ssize_t size, int flags, bint whole, Py_ssize_t sent) except -1
     # Whether a refusal with that errno may pass by itself; the wait for it, in tries. OSError: it did not.

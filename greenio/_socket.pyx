@@ -374,6 +374,9 @@ cdef class SocketCore:
     cdef bint never_waits(self) noexcept:
         return self.timeout_seconds is not None and <double>self.timeout_seconds == 0
 
+    cdef bint wants_no_wait(self, int flags) noexcept:
+        return flags & MSG_DONTWAIT != 0 and self.timeout_seconds is None
+
     cdef Watch watch_to_wait(self, Scheduler scheduler):
         # As watch_of, registered if need be; for a call that is about to wait.
         cdef Watch watch
@@ -392,8 +395,11 @@ cdef class SocketCore:
         cdef Watch watch
         cdef Py_ssize_t count
         scheduler.check()
-        if flags & BESIDE_THE_DATA:
-            return self.receive_aside(scheduler, buffer, size, flags)
+        if flags & (BESIDE_THE_DATA | MSG_DONTWAIT):
+            if self.wants_no_wait(flags):
+                return self.receive_now(scheduler, buffer, size, flags)
+            if flags & BESIDE_THE_DATA:
+                return self.receive_aside(scheduler, buffer, size, flags)
         watch = self.watch_of(scheduler)
         # With flags the kernel may have an answer although there are no data.
         if watch is None or (watch.readers.first is NULL and (watch.readable or flags or self.never_waits())):
@@ -406,6 +412,12 @@ cdef class SocketCore:
             elif errno != EINTR:
                 fail(scheduler, errno)
         return self.receive_waiting(scheduler, buffer, size, flags)
+
+    cdef Py_ssize_t receive_now(self, Scheduler scheduler, char *buffer, Py_ssize_t size, int flags) except -1:
+        cdef Py_ssize_t count = recv_call(self.fd, buffer, size, flags)
+        if count < 0:
+            fail(scheduler, errno)
+        return count
 
     cdef inline void note_short_read(self, Watch watch, Py_ssize_t count, Py_ssize_t size, int flags) noexcept:
         if (0 < count < size and self.short_means_drained and flags == 0 and watch is not None
@@ -490,7 +502,7 @@ cdef class SocketCore:
 
     cdef bint waits_for_all(self, int flags) noexcept:
         # As in the standard module, where a timeout makes the descriptor nonblocking and the flag void.
-        return self.kind == SOCK_STREAM and self.timeout_seconds is None and not flags & BESIDE_THE_DATA
+        return self.kind == SOCK_STREAM and self.timeout_seconds is None and not flags & (BESIDE_THE_DATA | MSG_DONTWAIT)
 
     cdef recv_whole(self, Scheduler scheduler, Py_ssize_t size, int flags):
         data = room_for(size, flags)
@@ -578,6 +590,8 @@ cdef class SocketCore:
         cdef Watch watch
         cdef Py_ssize_t count = 0
         scheduler.check()
+        if self.wants_no_wait(flags):
+            return self.transmit_now(scheduler, data, size, flags, whole)
         watch = self.watch_of(scheduler)
         if watch is None or (watch.writers.first is NULL and (watch.writable or self.never_waits())):
             count = send_call(self.fd, data, size, flags | MSG_DONTWAIT | MSG_NOSIGNAL)
@@ -590,6 +604,17 @@ cdef class SocketCore:
                     fail(scheduler, errno)
                 count = 0
         return self.transmit_waiting(scheduler, data, size, flags, whole, count)
+
+    cdef Py_ssize_t transmit_now(self, Scheduler scheduler, const char *data, Py_ssize_t size, int flags, bint whole) except -1:
+        cdef Py_ssize_t sent = 0
+        cdef Py_ssize_t count
+        while True:
+            count = send_call(self.fd, data + sent, size - sent, flags | MSG_NOSIGNAL)
+            if count < 0:
+                fail(scheduler, errno)
+            sent += count
+            if sent == size or not whole:
+                return sent
 
     cdef Py_ssize_t transmit_waiting(
             self, Scheduler scheduler, const char *data, Py_ssize_t size, int flags, bint whole, Py_ssize_t sent) except -1:

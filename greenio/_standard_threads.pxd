@@ -11,7 +11,7 @@ from greenio._waiting cimport Line
 
 
 cdef class WaitingLine:
-    # Beside one lock or queue, as long as anybody waits for it.
+    # Beside one lock or queue, as long as anybody waits for it; or beside the import lock.
     cdef Line line
     cdef Py_ssize_t users          # calls that stand in it, or are about to
     cdef bint woken                # somebody was served who has to try for itself, and has not yet run

@@ -11,6 +11,7 @@
 # OS thread is what C code writes there too; C code asks for the OS thread, so it is shown that one while it runs.
 #
 # Everything wants the GIL; between finding out that one has to wait and standing in line nothing lets go of it.
+import _imp
 import _queue
 import _signal
 import _thread
@@ -38,6 +39,8 @@ cdef extern from *:
     """
     typedef PyObject *(*greenio_handler)(PyObject *self, PyObject *arguments, PyObject *keywords);
     static greenio_handler greenio_handlers[16];     /* for method_defs.h */
+    static void *greenio_originals[16][7];           /* by handler and convention */
+    static PyInterpreterState *greenio_home;         /* whose methods were changed */
     """
 
 cdef extern from "method_defs.h":
@@ -55,6 +58,8 @@ cdef extern from "method_defs.h":
         GREENIO_QUEUE_PUT
         GREENIO_QUEUE_PUT_NOWAIT
         GREENIO_INTERRUPT
+        GREENIO_IMPORT_ACQUIRE
+        GREENIO_IMPORT_RELEASE
     ctypedef object (*greenio_handler)(object self, PyObject *arguments, PyObject *keywords)
     struct greenio_method:
         pass
@@ -129,6 +134,8 @@ cdef greenio_method original_get_nowait
 cdef greenio_method original_put
 cdef greenio_method original_put_nowait
 cdef greenio_method original_interrupt
+cdef greenio_method original_import_acquire
+cdef greenio_method original_import_release
 cdef Py_ssize_t owner_offset = 0           # of an RLock's owner, an unsigned long, in the object
 
 cdef object Lock = _thread.LockType
@@ -680,6 +687,46 @@ cdef object queue_put_nowait(object self, PyObject *arguments, PyObject *keyword
 # --- Ctrl-C ----------------------------------------------------------------------------------------------------------
 
 
+# --- the import lock -------------------------------------------------------------------------------------------------
+
+# CPython knows its owner by the OS thread, which all fibers of it share: so it is kept here whose it is. A fiber holds it across a wait
+# only by imp.acquire_lock(); the import system itself holds it for moments.
+
+cdef WaitingLine import_line = WaitingLine()
+cdef unsigned long import_owner = 0         # ident of who has taken it since the patch; 0: nobody
+cdef Py_ssize_t import_depth = 0
+
+
+cdef int wait_for_imports() except -1:
+    # Until no other fiber has the lock.
+    cdef Scheduler scheduler = scheduler_here()
+    cdef unsigned long me = my_ident()
+    cdef Place place
+    if scheduler is None or scheduler.hosting:
+        return 0
+    while import_owner != 0 and import_owner != me:
+        place.item = NULL
+        stand_in_line(&import_line.line, &place, scheduler, "the import lock", import_line, NEVER)
+    return 0
+
+
+cdef object import_acquire(object self, PyObject *arguments, PyObject *keywords):
+    global import_owner, import_depth
+    wait_for_imports()
+    greenio_method_call(&original_import_acquire, self, arguments, keywords)
+    import_owner = my_ident()
+    import_depth += 1
+
+
+cdef object import_release(object self, PyObject *arguments, PyObject *keywords):
+    global import_owner, import_depth
+    greenio_method_call(&original_import_release, self, arguments, keywords)
+    if import_depth > 0:        # else it was taken before the patch
+        import_depth -= 1
+        if import_depth == 0:
+            forget_import_owner()
+
+
 cdef object interrupt(object self, PyObject *arguments, PyObject *keywords):
     # signal.default_int_handler. A thread is never told: the main one is.
     cdef Scheduler scheduler = current_scheduler_or_none()
@@ -789,6 +836,7 @@ def put_locks_back():
         greenio_method_put_back(&rows[index].method)
     if me != os_thread:
         give_rlocks(me, os_thread)
+    forget_import_owner()
     wake_all_lines()
 
 
@@ -797,6 +845,14 @@ cdef int give_rlocks(unsigned long owner, unsigned long to) except -1:
     for each in gc.get_objects():
         if type(each) is _thread.RLock and owner_of(each)[0] == owner:
             owner_of(each)[0] = to
+    return 0
+
+
+cdef int forget_import_owner() except -1:
+    global import_owner, import_depth
+    import_owner = 0
+    import_depth = 0
+    serve_all(&import_line.line, LOOK_AGAIN)
     return 0
 
 
@@ -1081,7 +1137,9 @@ def set_sentinel():
         return lock
     lock = _thread.allocate_lock()
     running = (<BaseFiber>scheduler.current).function
-    if isinstance(running, FiberThread):
+    if forking_thread and forking_process != getpid():
+        pass        # threading's hook makes the caller the child's main thread: the interpreter's exit ends that one
+    elif isinstance(running, FiberThread):
         (<FiberThread>running).sentinel = lock
     else:
         (<Fiber>scheduler.current).add_done_callback(lambda fiber: lock.release() if lock.locked() else None)
@@ -1233,6 +1291,8 @@ def runs_as_fiber(handle):
 
 def _before_fork():
     global forking_thread, forking_process, forking_ident
+    if import_owner != 0:
+        wait_for_imports()      # the child is to see no half of what is imported, as after os.fork() beside OS threads
     forking_ident = my_ident()
     forking_process = getpid()
     forking_thread = PyThread_get_thread_ident()
@@ -1244,20 +1304,28 @@ def _after_fork_in_parent():
 
 
 def _after_fork_in_child():
-    global forking_thread, main_ident, threads_alive
+    global forking_thread, main_ident, threads_alive, import_line
     cdef Scheduler scheduler = current_scheduler_or_none()
     cdef ThreadHandle handle
+    cdef object running
     forking_thread = 0
     main_ident = forking_ident if forking_ident != PyThread_get_thread_ident() else 0
     threads_alive = 0
     lines.clear()
     blocking_threads.clear()
     ending.clear()
+    import_line = WaitingLine()
+    if import_owner != forking_ident:
+        forget_import_owner()
     for handle in list(joined_at_exit):
         if handle.thread_ident != forking_ident:
             handle.end()
-    if scheduler is not None and isinstance((<BaseFiber>scheduler.current).function, FiberThread):
-        threads_alive = 0
+    if scheduler is not None:
+        running = (<BaseFiber>scheduler.current).function
+        if isinstance(running, FiberThread):
+            # It is the main thread now, whose end is the interpreter's.
+            (<FiberThread>running).sentinel = None
+            (<FiberThread>running).handle = None
 
 
 def _set_up():
@@ -1279,6 +1347,8 @@ def _set_up():
     greenio_handlers[GREENIO_QUEUE_PUT] = queue_put
     greenio_handlers[GREENIO_QUEUE_PUT_NOWAIT] = queue_put_nowait
     greenio_handlers[GREENIO_INTERRUPT] = interrupt
+    greenio_handlers[GREENIO_IMPORT_ACQUIRE] = import_acquire
+    greenio_handlers[GREENIO_IMPORT_RELEASE] = import_release
     find_method(lock, "locked", &original_locked)
     find_method(queue, "qsize", &original_size)
     add_row(lock, "acquire", GREENIO_LOCK_ACQUIRE, &original_acquire)
@@ -1299,6 +1369,8 @@ def _set_up():
     add_row(rlock, "_release_save", GREENIO_RLOCK_RELEASE_SAVE, &original_release_save)
     add_row(rlock, "_acquire_restore", GREENIO_RLOCK_ACQUIRE_RESTORE, NULL)
     add_row(_signal, "default_int_handler", GREENIO_INTERRUPT, &original_interrupt)
+    add_row(_imp, "acquire_lock", GREENIO_IMPORT_ACQUIRE, &original_import_acquire)
+    add_row(_imp, "release_lock", GREENIO_IMPORT_RELEASE, &original_import_release)
     first_queue_row = row_count
     add_row(queue, "get", GREENIO_QUEUE_GET, &original_get)
     add_row(queue, "get_nowait", GREENIO_QUEUE_GET_NOWAIT, &original_get_nowait)

@@ -173,7 +173,6 @@ cdef class Job:
 
 cdef class Worker:
     def __cinit__(self):
-        self.process = forks
         self.lock = PyThread_allocate_lock()
         if self.lock is NULL:
             raise MemoryError("no lock for an OS thread to wait on")
@@ -187,6 +186,9 @@ cdef class Worker:
     def run(self):
         global threads, started, retired
         cdef Job job = self.take_job()
+        self.process = forks
+        if job is not None and job.process != forks:
+            job = None      # a signal's handler has forked before this began: the other process does it
         threads += 1
         started += 1
         while job is not None:

@@ -4,8 +4,8 @@
  * whoever made it and whenever, and every bound method of one that somebody keeps; no dict of a class or module changes. Each method
  * is called by one of seven conventions, which differ between CPython versions: a handler has one trampoline for each.
  *
- * With the GIL. Whoever includes this has a variable greenio_handlers, and in it by number what each handler is. It gets `arguments`, a
- * tuple, or NULL for none, and `keywords`, a dict or NULL, and returns a new reference, or NULL with an exception set.
+ * With the GIL, in one interpreter of the process. Whoever includes this has the variables greenio_home and greenio_originals, which are filled here, and
+ * greenio_handlers, and in it by number what each handler is. It gets `arguments`, a tuple, or NULL for none, and `keywords`, a dict or NULL, and returns a new reference, or NULL with an exception set.
  */
 #ifndef GREENIO_METHOD_DEFS_H
 #define GREENIO_METHOD_DEFS_H
@@ -26,6 +26,8 @@ enum {
     GREENIO_QUEUE_PUT,
     GREENIO_QUEUE_PUT_NOWAIT,
     GREENIO_INTERRUPT,
+    GREENIO_IMPORT_ACQUIRE,
+    GREENIO_IMPORT_RELEASE,
     GREENIO_HANDLERS
 };
 
@@ -80,21 +82,42 @@ static PyObject *greenio_from_vector(int handler, PyObject *self, PyObject *cons
     return result;
 }
 
+/* The tables are the whole process's. In another interpreter, which may have a GIL of its own and has no fibers, methods do what they did:
+ * by handler and convention, as several names of one method have the same handler. */
+#define GREENIO_TRAMPOLINE(N, convention, parameters, original_arguments, call) \
+    static PyObject *greenio_##convention##_##N parameters \
+    { \
+        if (PyInterpreterState_Get() != greenio_home) \
+            return ((PyObject *(*)parameters)greenio_originals[N][greenio_convention_##convention])original_arguments; \
+        return call; \
+    }
+
+enum {
+    greenio_convention_varargs,
+    greenio_convention_keywords,
+    greenio_convention_none,
+    greenio_convention_one,
+    greenio_convention_fast,
+    greenio_convention_fast_keywords,
+    greenio_convention_method,
+};
+
 #define GREENIO_TRAMPOLINES(N) \
-    static PyObject *greenio_varargs_##N(PyObject *self, PyObject *arguments) \
-    { return greenio_handlers[N](self, arguments, NULL); } \
-    static PyObject *greenio_keywords_##N(PyObject *self, PyObject *arguments, PyObject *keywords) \
-    { return greenio_handlers[N](self, arguments, keywords); } \
-    static PyObject *greenio_none_##N(PyObject *self, PyObject *none) \
-    { (void)none; return greenio_handlers[N](self, NULL, NULL); } \
-    static PyObject *greenio_one_##N(PyObject *self, PyObject *argument) \
-    { return greenio_from_vector(N, self, &argument, 1, NULL); } \
-    static PyObject *greenio_fast_##N(PyObject *self, PyObject *const *values, Py_ssize_t count) \
-    { return greenio_from_vector(N, self, values, count, NULL); } \
-    static PyObject *greenio_fast_keywords_##N(PyObject *self, PyObject *const *values, Py_ssize_t count, PyObject *names) \
-    { return greenio_from_vector(N, self, values, count, names); } \
-    static PyObject *greenio_method_##N(PyObject *self, PyTypeObject *type, PyObject *const *values, Py_ssize_t count, PyObject *names) \
-    { (void)type; return greenio_from_vector(N, self, values, count, names); }
+    GREENIO_TRAMPOLINE(N, varargs, (PyObject *self, PyObject *arguments), \
+        (self, arguments), greenio_handlers[N](self, arguments, NULL)) \
+    GREENIO_TRAMPOLINE(N, keywords, (PyObject *self, PyObject *arguments, PyObject *keywords), \
+        (self, arguments, keywords), greenio_handlers[N](self, arguments, keywords)) \
+    GREENIO_TRAMPOLINE(N, none, (PyObject *self, PyObject *none), \
+        (self, none), greenio_handlers[N](self, NULL, NULL)) \
+    GREENIO_TRAMPOLINE(N, one, (PyObject *self, PyObject *argument), \
+        (self, argument), greenio_from_vector(N, self, &argument, 1, NULL)) \
+    GREENIO_TRAMPOLINE(N, fast, (PyObject *self, PyObject *const *values, Py_ssize_t count), \
+        (self, values, count), greenio_from_vector(N, self, values, count, NULL)) \
+    GREENIO_TRAMPOLINE(N, fast_keywords, (PyObject *self, PyObject *const *values, Py_ssize_t count, PyObject *names), \
+        (self, values, count, names), greenio_from_vector(N, self, values, count, names)) \
+    GREENIO_TRAMPOLINE(N, method, \
+        (PyObject *self, PyTypeObject *type, PyObject *const *values, Py_ssize_t count, PyObject *names), \
+        (self, type, values, count, names), greenio_from_vector(N, self, values, count, names))
 
 #define GREENIO_ROW(N) \
     { (void *)greenio_varargs_##N, (void *)greenio_keywords_##N, (void *)greenio_none_##N, (void *)greenio_one_##N, \
@@ -102,11 +125,12 @@ static PyObject *greenio_from_vector(int handler, PyObject *self, PyObject *cons
 
 GREENIO_TRAMPOLINES(0) GREENIO_TRAMPOLINES(1) GREENIO_TRAMPOLINES(2) GREENIO_TRAMPOLINES(3) GREENIO_TRAMPOLINES(4)
 GREENIO_TRAMPOLINES(5) GREENIO_TRAMPOLINES(6) GREENIO_TRAMPOLINES(7) GREENIO_TRAMPOLINES(8) GREENIO_TRAMPOLINES(9)
-GREENIO_TRAMPOLINES(10) GREENIO_TRAMPOLINES(11) GREENIO_TRAMPOLINES(12)
+GREENIO_TRAMPOLINES(10) GREENIO_TRAMPOLINES(11) GREENIO_TRAMPOLINES(12) GREENIO_TRAMPOLINES(13) GREENIO_TRAMPOLINES(14)
 
 static void *const greenio_trampolines[GREENIO_HANDLERS][7] = {
     GREENIO_ROW(0), GREENIO_ROW(1), GREENIO_ROW(2), GREENIO_ROW(3), GREENIO_ROW(4), GREENIO_ROW(5), GREENIO_ROW(6),
-    GREENIO_ROW(7), GREENIO_ROW(8), GREENIO_ROW(9), GREENIO_ROW(10), GREENIO_ROW(11), GREENIO_ROW(12),
+    GREENIO_ROW(7), GREENIO_ROW(8), GREENIO_ROW(9), GREENIO_ROW(10), GREENIO_ROW(11), GREENIO_ROW(12), GREENIO_ROW(13),
+    GREENIO_ROW(14),
 };
 
 static int greenio_convention(int flags)
@@ -142,7 +166,10 @@ static int greenio_method_find(struct greenio_method *method, PyObject *callable
 
 static void greenio_method_change(struct greenio_method *method, int handler)
 {
-    method->definition->ml_meth = (PyCFunction)greenio_trampolines[handler][greenio_convention(method->definition->ml_flags)];
+    int convention = greenio_convention(method->definition->ml_flags);
+    greenio_home = PyInterpreterState_Get();
+    greenio_originals[handler][convention] = (void *)method->original;
+    method->definition->ml_meth = (PyCFunction)greenio_trampolines[handler][convention];
 }
 
 static void greenio_method_put_back(struct greenio_method *method)

@@ -4,7 +4,7 @@ Programs use greenio.spawn, greenio.Lock and their like, or the standard modules
 without fibers what the standard ones do.
 """
 
-from greenio._os_threads import OSThread
+from greenio._os_threads import OSThread, OwnThread
 from greenio._standard_threads import (
     ThreadHandle,
     acquire_shielded,
@@ -33,6 +33,7 @@ from greenio._standard_threads import (
 
 __all__ = [
     "OSThread",
+    "OwnThread",
     "ThreadHandle",
     "acquire_shielded",
     "blocking_here",

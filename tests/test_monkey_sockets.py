@@ -1,11 +1,16 @@
 """socket, ssl, select and selectors under greenio.monkey. What patches runs in child interpreters."""
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.child import run_child
+
+if TYPE_CHECKING:  # children import this module, without the folder of faults.py
+    from faults import Faults
 
 SETUP = """
     import errno, os, select, selectors, socket, sys, threading, time
@@ -32,12 +37,14 @@ SETUP = """
 """
 
 
-def check(body: str, *arguments: str, flags: tuple[str, ...] = ("-W", "error")) -> None:
+def check(
+    body: str, *arguments: str, run: Callable[..., Any] = run_child, flags: tuple[str, ...] = ("-W", "error")
+) -> None:
     text = "\n".join(line[4:] if line.startswith("    ") else line for line in SETUP.splitlines())
     lines = body.splitlines()
     indent = min(len(line) - len(line.lstrip()) for line in lines if line.strip())
     source = text + "\n" + "\n".join(line[indent:] for line in lines) + "\nprint('ok')\n"
-    done = run_child(source, *arguments, flags=flags)
+    done = run(source, *arguments, flags=flags)
     assert done.stdout.endswith("ok\n"), done.stdout + done.stderr
 
 
@@ -133,7 +140,7 @@ def test_threads_of_greenios_own_are_no_threads_of_the_program() -> None:
         before = _thread._count()
         inside = greenio.to_thread(_thread._count)
         assert inside == before == _thread._count() == 0, (inside, before, _thread._count())
-        assert any(thread.name.startswith("greenio") for thread in threading.enumerate())
+        assert threading.enumerate() == [threading.main_thread()] != greenio.monkey.get_original("threading", "enumerate")()
         OSThread = greenio.monkey.get_original("threading", "Thread")
         go_on = threading.Event()
         threads = [kind(target=go_on.wait) for kind in (OSThread, threading.Thread)]
@@ -551,4 +558,46 @@ def test_servers_and_clients_of_the_standard_library_park() -> None:
         server.shutdown(); serving.join(); server.server_close()
         """,
         flags=(),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("made", ["opened", "from a number"])
+def test_forked_processes_that_accept_on_one_blocking_listener_do_not_block_one_another(
+    faults: "Faults", made: str
+) -> None:
+    check(
+        """
+        import faults
+        greenio.monkey.patch_all()
+        def serve(listener):
+            while True:
+                listener.accept()[0].close()
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(b"\\0greenio %d" % os.getpid())
+        listener.listen(64)
+        if sys.argv[1] != "opened":
+            listener = listener.dup()
+        ended, end = os.pipe()
+        workers = []
+        for _ in range(2):
+            pid = os.fork()
+            if pid == 0:
+                os.close(end)
+                faults.choose("accept=late:0.7", len(workers))       # each at other times
+                with faults.active():
+                    threading.Thread(target=serve, args=(listener,), daemon=True).start()
+                    os.read(ended, 1)       # parks, until nobody can write
+                os._exit(0)
+            workers.append(pid)
+        for _ in range(5000):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(listener.getsockname())
+                assert client.recv(1) == b""
+        os.close(end)
+        with greenio.timeout(20):           # one that waits in accept itself does not hear of it
+            assert [os.waitpid(pid, 0) for pid in workers] == [(pid, 0) for pid in workers]
+        """,
+        made,
+        run=lambda source, *arguments, **more: faults.run(source, "accept=late:0.7", *arguments, **more),
     )

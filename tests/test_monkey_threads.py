@@ -1,5 +1,6 @@
 """greenio.monkey and threads: threads are fibers, locks and queues park, those that were there before as well."""
 
+import importlib.util
 import signal
 
 import pytest
@@ -45,6 +46,26 @@ def test_a_thread_is_a_fiber_with_an_ident_of_its_own():
         assert seen == [2, 1, 0] and threading.active_count() == 1 and _thread._count() == 0
         assert not any(thread.is_alive() for thread in threads)
         assert threading.main_thread().ident == threading.get_ident() == _thread.get_ident()
+    """)
+
+
+def test_enumerate_lists_the_programs_threads():
+    check("""
+        from threading import active_count, enumerate as listed
+        def in_another():
+            me = threading.current_thread()
+            assert me in threading.enumerate() and threading.active_count() == 3
+            return me
+        stop = threading.Event()
+        thread = threading.Thread(target=stop.wait); thread.start()
+        other = greenio.monkey.get_original("threading", "Thread")(target=stop.wait)
+        ours = greenio.to_thread(in_another)
+        assert ours.is_alive() and ours in greenio.monkey.get_original("threading", "enumerate")()
+        assert listed() == threading.enumerate() == [threading.main_thread(), thread]
+        assert active_count() == threading.active_count() == 2
+        other.start()
+        assert set(listed()) == {threading.main_thread(), thread, other} and active_count() == 3
+        stop.set(); other.join(); thread.join()
     """)
 
 
@@ -472,6 +493,157 @@ def test_a_daemon_that_is_unwound_can_write_to_an_unbuffered_pipe():
         flags=("-u", "-W", "error"),
     )
     assert text == "last words\nthe very last\n"
+
+
+@pytest.mark.parametrize(
+    "swallows",
+    [
+        "time.sleep(1)",
+        "threading.Event().wait()",
+        "held.acquire()",
+        "items.get()",
+        "here.recv(1)",
+        "select.select([], [], [])",
+        "with logging.root.handlers[0].lock: time.sleep(1)",
+    ],
+)
+def test_the_interpreter_exits_although_a_daemon_swallows_what_is_raised(swallows):
+    text = check(
+        f"""
+        import select, socket
+        logging.basicConfig(level="WARNING")
+        held = threading.Lock(); held.acquire()
+        items = queue.Queue()
+        here, there = socket.socketpair()
+        def daemon():
+            while True:
+                try:
+                    {swallows}
+                except BaseException:
+                    pass
+        threading.Thread(target=daemon, daemon=True, name="stubborn").start()
+        threading.Thread(target=time.sleep, args=(60,), daemon=True, name="well-behaved").start()
+        time.sleep(0.001)
+        print("main ends")
+        sys.exit(3)
+        """,
+        status=3,
+    )
+    assert text.startswith("main ends\n") and "have not ended when they were cancelled: stubborn\n" in text
+
+
+@pytest.mark.slow
+def test_the_interpreter_waits_for_a_daemon_under_a_shield_only_so_long():
+    text = check(
+        """
+        def shielded():
+            with greenio.shield(): time.sleep(1000)
+        def spawns():
+            while True:
+                try: greenio.spawn(time.sleep, 0); time.sleep(0)
+                except BaseException: pass
+        for target in shielded, spawns:
+            threading.Thread(target=target, daemon=True, name=target.__name__).start()
+        time.sleep(0.001)
+        """
+    )
+    assert "have not ended when they were cancelled: " in text and "shielded" in text and "spawns" in text
+
+
+def test_a_forked_child_exits_although_a_daemon_swallows_what_is_raised():
+    check("""
+        def daemon():
+            while True:
+                try: time.sleep(1)
+                except BaseException: pass
+        def forks():
+            if (pid := os.fork()) == 0:
+                threading.Thread(target=daemon, daemon=True).start()
+                time.sleep(0.001)
+            return pid
+        pid = greenio.spawn(forks).result()
+        assert os.waitpid(pid, 0) == (pid, 0)
+    """)
+
+
+def test_a_child_that_a_thread_forked_ends_as_an_interpreter_does_when_the_thread_does():
+    text = check("""
+        pids = []
+        def forks():
+            if (pid := os.fork()) == 0:
+                threading.Thread(target=lambda: (time.sleep(0.001), print("joined"))).start()
+            else:
+                pids.append(pid)
+        def wait():
+            while not pids: time.sleep(0.001)
+            pid = pids.pop()
+            assert os.waitpid(pid, 0) == (pid, 0)
+        threading.Thread(target=forks).start(); wait()
+        _thread.start_new_thread(forks, ()); wait()
+        greenio.spawn(forks); wait()
+    """)
+    assert text == "joined\njoined\njoined\n"
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("_testcapi") is None, reason="this interpreter came without its test modules"
+)
+def test_locks_and_queues_of_another_interpreter_block_its_os_thread():
+    check("""
+        import _testcapi
+        other = '''if 1:
+            import queue, threading, time
+            held, items, rlock = threading.Lock(), queue.SimpleQueue(), threading.RLock()
+            def work(): time.sleep(0.001); items.put(1); time.sleep(0.001); held.release()
+            held.acquire()
+            thread = threading.Thread(target=work); thread.start()
+            assert items.get() == 1
+            assert held.acquire(timeout=60) and not held.acquire(timeout=0.001)
+            with rlock, rlock:
+                pass
+            thread.join()
+        '''
+        def tick():
+            while True: time.sleep(0.0001)
+        threading.Thread(target=tick, daemon=True).start()
+        for _ in range(10):
+            assert _testcapi.run_in_subinterp(other) == 0
+            time.sleep(0.0002)
+    """)
+
+
+def test_the_import_lock_belongs_to_a_fiber_and_fork_waits_for_it():
+    check("""
+        import _imp
+        name = "a module that is imported"
+        started = threading.Event()
+        order = []
+        def imports():
+            _imp.acquire_lock(); _imp.acquire_lock()
+            sys.modules[name] = "in part"
+            started.set(); time.sleep(0.01)
+            sys.modules[name] = "whole"
+            _imp.release_lock()
+            time.sleep(0.001); order.append("released")
+            _imp.release_lock()
+        def wants_it():
+            started.wait()
+            _imp.acquire_lock(); order.append("another's"); _imp.release_lock()
+        threads = [threading.Thread(target=fn) for fn in (imports, wants_it)]
+        for thread in threads: thread.start()
+        started.wait()
+        pid = os.fork()
+        if pid == 0:
+            whole = sys.modules[name] == "whole" and not _imp.lock_held()
+            import fractions
+            os._exit(7 if whole else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        for thread in threads: thread.join()
+        assert order == ["released", "another's"] and not _imp.lock_held()
+        _imp.acquire_lock()
+        greenio.monkey.unpatch_all()
+        _imp.release_lock(); assert not _imp.lock_held()
+    """)
 
 
 def test_a_keyboard_interrupt_goes_to_main():

@@ -676,6 +676,70 @@ def test_a_timeout_set_by_another_fiber_is_for_the_next_call() -> None:
         assert waiting.result()[0] == b"x"
 
 
+# --- MSG_DONTWAIT ----------------------------------------------------------------------------------------------------
+
+
+NOW: dict[str, Callable[[Any], Any]] = {
+    "recv": lambda sock: sock.recv(1, socket.MSG_DONTWAIT),
+    "recv all": lambda sock: sock.recv(2, socket.MSG_DONTWAIT | socket.MSG_WAITALL),
+    "recv peek": lambda sock: sock.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK),
+    "recv large": lambda sock: sock.recv(1 << 20, socket.MSG_DONTWAIT),
+    "recv_into": lambda sock: sock.recv_into(bytearray(1), 1, socket.MSG_DONTWAIT),
+    "recv_into all": lambda sock: sock.recv_into(bytearray(2), 2, socket.MSG_DONTWAIT | socket.MSG_WAITALL),
+    "recvfrom": lambda sock: sock.recvfrom(1, socket.MSG_DONTWAIT),
+    "recvfrom_into": lambda sock: sock.recvfrom_into(bytearray(1), 1, socket.MSG_DONTWAIT),
+    "recvmsg": lambda sock: sock.recvmsg(2, 100, socket.MSG_DONTWAIT | socket.MSG_WAITALL),
+    "recvmsg errors": lambda sock: sock.recvmsg(1, 100, socket.MSG_DONTWAIT | socket.MSG_ERRQUEUE),
+    "recvmsg_into": lambda sock: sock.recvmsg_into([bytearray(1)], 0, socket.MSG_DONTWAIT),
+    "send": lambda sock: sock.send(b"x", socket.MSG_DONTWAIT),
+    "sendall": lambda sock: sock.sendall(b"x", socket.MSG_DONTWAIT),
+    "sendall in part": lambda sock: sock.sendall(bytes(1 << 23), socket.MSG_DONTWAIT),
+    "sendmsg": lambda sock: sock.sendmsg([b"x"], (), socket.MSG_DONTWAIT),
+}
+
+
+@pytest.mark.parametrize("name", NOW)
+@fibers
+def test_dontwait_gets_the_standard_sockets_answer_without_waiting(name: str) -> None:
+    def of(module: Any) -> Any:
+        one, other = module.socketpair()
+        with one, other:
+            found = [outcome(lambda: NOW[name](one))]  # nothing there; or there is room
+            other.send(b"x")
+            found.append(outcome(lambda: NOW[name](one)))
+            fill(one)
+            return [*found, outcome(lambda: NOW[name](one))]
+
+    with greenio.timeout(30):
+        answers = of(socket)
+    assert answers == of(standard)
+    assert (BlockingIOError, errno.EAGAIN, os.strerror(errno.EAGAIN)) in answers
+
+
+@fibers
+def test_dontwait_passes_those_that_wait_in_line() -> None:
+    with connected("pair") as (one, other):
+        waiting = spawn(one.recv, 1)
+        wait_all_parked()
+        with pytest.raises(BlockingIOError):
+            one.recv(1, socket.MSG_DONTWAIT)
+        other.send(b"x")
+        assert one.recv(1, socket.MSG_DONTWAIT) == b"x"
+        wait_all_parked()
+        other.send(b"y")
+        assert waiting.result() == b"y"
+
+
+@fibers
+def test_dontwait_is_void_under_a_timeout() -> None:
+    with connected("pair") as (one, other):
+        one.settimeout(30)
+        waiting = spawn(one.recv, 1, socket.MSG_DONTWAIT)
+        wait_all_parked()
+        other.send(b"x")
+        assert waiting.result() == b"x"
+
+
 # --- Unix datagrams: room at the receiver ----------------------------------------------------------------------------
 
 

@@ -989,3 +989,36 @@ def test_the_wait_graph_names_what_is_waited_for_and_the_thread():
         return str(graph)
 
     assert ": Gate(), for 0.0" in greenio.run(main)
+
+
+@pytest.mark.parametrize("call", ["look_up(abs, -3)", "greenio.to_thread(len, 'abc')"])
+@pytest.mark.parametrize("moment", ["threading.Thread.start", "_os_threads._Begun.wait"])
+def test_a_signal_handler_that_forks_while_a_thread_starts(moment, call):
+    child = run_child(
+        f"""
+        import os, signal, sys, threading, greenio
+        from greenio import _os_threads
+        from greenio._lookups import look_up
+        children = []
+        signal.signal(signal.SIGUSR1, lambda *_: children.append(os.fork()))
+        original = {moment}
+        def then_a_signal(self):
+            if not children:
+                signal.raise_signal(signal.SIGUSR1)
+            return original(self)
+        {moment} = then_a_signal
+        def main():
+            try:
+                {call}
+            except greenio.RunFinishedError:
+                assert children == [0], "only the other process has the answer"
+            if children == [0]:
+                assert greenio.to_thread(len, "ab") == 2 and look_up(abs, -2) == 2
+                os._exit(7)
+            with greenio.timeout(30):
+                assert os.waitstatus_to_exitcode(greenio.os.waitpid(children[0], 0)[1]) == 7
+        greenio.run(main)
+        """,
+        flags=("-W", "ignore"),
+    )
+    assert child.stdout == child.stderr == ""

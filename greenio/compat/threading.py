@@ -9,7 +9,7 @@ from typing import Any
 
 import greenio
 from greenio import threading as stand_ins
-from greenio.compat.patches import Patch
+from greenio.compat.patches import Patch, stand_in
 
 _join = threading.Thread.join
 _delete: Callable[[threading.Thread], None] = vars(threading.Thread)["_delete"]
@@ -17,6 +17,8 @@ _wait = threading.Condition.wait
 _notify = threading.Condition.notify
 _acquire_restore: Callable[[threading.Condition, Any], None] = vars(threading.Condition)["_acquire_restore"]
 _make_invoke_excepthook: Callable[[], Callable[[threading.Thread], None]] = vars(threading)["_make_invoke_excepthook"]
+_enumerate: Callable[[], list[threading.Thread]] = threading.enumerate
+_active_count: Callable[[], int] = threading.active_count
 _dummy_init: Callable[[Any], None] = vars(vars(threading)["_DummyThread"])["__init__"]
 
 # By the thread, while fibers wait for the end of one that is an OS thread.
@@ -97,6 +99,19 @@ def make_invoke_excepthook() -> Callable[[threading.Thread], None]:
     return _without_cancelled(_make_invoke_excepthook())
 
 
+@stand_in(_enumerate)
+def enumerate() -> list[threading.Thread]:
+    """As threading.enumerate, without the OS threads that greenio started for itself; but for the caller."""
+    me = stand_ins.get_ident()
+    return [each for each in _enumerate() if not isinstance(each, stand_ins.OwnThread) or each.ident == me]
+
+
+@stand_in(_active_count)
+def active_count() -> int:
+    """As threading.active_count."""
+    return len(enumerate())
+
+
 def dummy_init(self: Any) -> None:
     """As threading._DummyThread.__init__; of a fiber that is no thread, the object goes when the fiber ends."""
     _dummy_init(self)
@@ -134,6 +149,8 @@ def apply(patch: Patch) -> None:
     patch.replace(threading.Condition, "wait", wait)
     patch.replace(threading.Condition, "_acquire_restore", acquire_restore)
     patch.replace(threading, "_make_invoke_excepthook", make_invoke_excepthook)
+    patch.replace(threading, "enumerate", enumerate, everywhere=True)
+    patch.replace(threading, "active_count", active_count, everywhere=True)
     if not hasattr(threading, "_DeleteDummyThreadOnDel"):  # CPython 3.11 and 3.12 keep such an object for ever
         patch.replace(vars(threading)["_DummyThread"], "__init__", dummy_init)
     for thread in list(vars(threading)["_dangling"]):

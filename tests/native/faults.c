@@ -13,7 +13,7 @@
  *   recv=EINTR:0.1,short:0.5   group = fault : probability, ...
  *
  * Groups: recv send read write sendfile accept connect socket open close epoll poll wait (see `groups`). Faults: names of errors,
- * or numbers; `short`; for epoll `spurious`, readiness of what is not ready.
+ * or numbers; `short`; for epoll `spurious`, readiness of what is not ready; for accept `late`, the processor was taken away before it.
  *
  * GREENIO_FAULTS holds the text of a process. It takes effect from greenio_faults_arm(1) on, or at once if GREENIO_FAULTS_ARMED is set.
  */
@@ -39,6 +39,7 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define VISIBLE __attribute__((visibility("default")))
@@ -62,14 +63,15 @@ static const char *const groups[GROUPS] = {
 };
 
 /* Faults are errnos, or one of these. */
-enum { NONE = 0, SHORT = -1, SPURIOUS = -2 };
+enum { NONE = 0, SHORT = -1, SPURIOUS = -2, LATE = -3 };
 static const struct { const char *name; int fault; } faults[] = {
-    {"short", SHORT}, {"spurious", SPURIOUS}, {"EINTR", EINTR}, {"EAGAIN", EAGAIN}, {"EMFILE", EMFILE}, {"ENFILE", ENFILE},
+    {"short", SHORT}, {"spurious", SPURIOUS}, {"late", LATE}, {"EINTR", EINTR}, {"EAGAIN", EAGAIN}, {"EMFILE", EMFILE}, {"ENFILE", ENFILE},
     {"ENOBUFS", ENOBUFS}, {"ENOMEM", ENOMEM}, {"ECONNABORTED", ECONNABORTED}, {"ECONNRESET", ECONNRESET}, {"EPIPE", EPIPE},
     {"ECONNREFUSED", ECONNREFUSED}, {"ETIMEDOUT", ETIMEDOUT}, {"EIO", EIO}, {"ENOSPC", ENOSPC}, {"EPERM", EPERM},
     {"EPROTO", EPROTO}, {"EHOSTUNREACH", EHOSTUNREACH}, {"ENETDOWN", ENETDOWN},
 };
 
+#define LATEST_NS 500000
 #define RULES 16                            /* in one group */
 static struct rule {
     int fault;
@@ -364,6 +366,10 @@ static int accept_call(int fd, struct sockaddr *address, socklen_t *length, int 
         if (fault == EAGAIN)
             make_ready_anew(fd);
         return refuse(fault);
+    }
+    if (fault == LATE) {
+        struct timespec pause = {0, (long)up_to(LATEST_NS)};
+        raw(SYS_nanosleep, (long)&pause, 0, 0, 0, 0, 0);
     }
     return (int)checked(raw(SYS_accept4, fd, (long)address, (long)length, flags, 0, 0));
 }
