@@ -60,7 +60,8 @@ def makefile(
 ) -> Any:
     # The C buffers have an OS thread's lock, refuse a second fiber, and lose what they hold when a read is cancelled.
     if can_park():
-        return make_file(self, mode, buffering, encoding, errors, newline)
+        receives = type(self).recv is METHODS["recv"] and type(self).recv_into is METHODS["recv_into"]
+        return make_file(self, mode, buffering, encoding, errors, newline, receives)
     return _makefile(self, mode, buffering, encoding=encoding, errors=errors, newline=newline)
 
 
