@@ -35,6 +35,7 @@ cdef enum:
     WOULD_BLOCK = -1               # what a raw call returns where the raw file said None
     RECEIVED_BYTES = 64 * 1024     # up to which a socket's recv waits with no room of its own
 
+cdef bytearray nothing_pending = bytearray()   # of those that do not write
 cdef object UnsupportedOperation = io.UnsupportedOperation
 cdef object plain_block = nullcontext
 cdef object shield_block = shield
@@ -68,7 +69,7 @@ cdef class Buffer:
         self.on_disk = self.descriptor is not None and raw.on_disk
         self.lock = Lock()
         self.size = size
-        self.pending = bytearray()
+        self.pending = bytearray() if writes else nothing_pending
         self.reads = reads
         self.writes = writes
         self.whole = whole
@@ -542,7 +543,8 @@ cdef class Buffer:
         self.at = NULL
         self.room = 0
         self.start = self.end = 0
-        self.pending = bytearray()
+        if self.writes:
+            self.pending = bytearray()     # another one: a write that was under way may add to it
 
     cdef int close(self, object file) except -1:
         cdef object raw = self.raw

@@ -64,7 +64,7 @@ def test_every_wait_of_a_socket_parks_and_serves() -> None:
             waiting = parks(receive)
             server.sendall(b"hello")
             assert waiting.result() == expected
-        data = bytes(8_000_000)
+        data = bytes(30_000_000)     # more than the buffers of both ends grow to
         for send in (client.sendall, client.send, lambda data: client.sendmsg([data])):
             sending = [parks(client.sendall, data), parks(send, data)]
             received = 0
