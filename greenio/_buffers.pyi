@@ -13,9 +13,7 @@ def uncancelled() -> AbstractContextManager[object]: ...
 class Buffer:
     size: int
     takes_all: bool
-    def __init__(
-        self, raw: Any, size: int, *, reads: bool, writes: bool, whole: bool = False, receives: bool = False
-    ) -> None: ...
+    def __init__(self, raw: Any, size: int, reads: bool, writes: bool, whole: bool, receives: bool) -> None: ...
     @property
     def raw(self) -> Any: ...
     @property
@@ -29,6 +27,8 @@ class Buffer:
     def drain(self, wholly: bool) -> None: ...
 
 class _Buffered:
+    _reads: bool
+    _writes: bool
     _buffer: Buffer
     _finalizing: bool
     def __init__(self, raw: Any, buffer_size: int = 8192, *, whole: bool = False, receives: bool = False) -> None: ...

@@ -15,6 +15,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.object cimport PyObject_TypeCheck, PyTypeObject
 from libc.errno cimport EAGAIN, EINTR
 from libc.string cimport memchr, memcpy, memmove
 
@@ -61,11 +62,11 @@ cdef object blocked(Py_ssize_t written):
 cdef class Buffer:
     """What a buffered file holds, and what its methods do."""
 
-    def __init__(self, raw, Py_ssize_t size, *, bint reads, bint writes, bint whole=False, bint receives=False):
+    def __init__(self, raw, Py_ssize_t size, bint reads, bint writes, bint whole, bint receives):
         if size <= 0:
             raise ValueError("invalid buffer size")
         self.raw = raw
-        self.descriptor = raw._core if isinstance(raw, FileIO) else None
+        self.descriptor = raw._core if PyObject_TypeCheck(raw, <PyTypeObject *>FileIO) else None   # isinstance asks io's metaclass
         self.on_disk = self.descriptor is not None and raw.on_disk
         self.lock = Lock()
         self.size = size
@@ -590,10 +591,11 @@ class _Buffered:
     """What the three kinds of buffers share."""
 
     __slots__ = ()
+    _reads = False
+    _writes = False
 
     def __init__(self, raw, buffer_size=io.DEFAULT_BUFFER_SIZE, *, whole=False, receives=False):
-        self._buffer = Buffer(
-            raw, buffer_size, reads=isinstance(self, _Reading), writes=isinstance(self, _Writing), whole=whole, receives=receives)
+        self._buffer = Buffer(raw, buffer_size, self._reads, self._writes, whole, receives)
         super().__init__(raw, 1)  # the standard class, whose own buffer is not used
 
     def __reduce_ex__(self, protocol):
@@ -649,6 +651,7 @@ class _Buffered:
 
 class _Reading(_Buffered):
     __slots__ = ()
+    _reads = True
 
     def read(self, size=-1, /):
         """*size* bytes, fewer only at the end; None or -1: all up to the end. Parks until they are there.
@@ -689,6 +692,7 @@ class _Reading(_Buffered):
 
 class _Writing(_Buffered):
     __slots__ = ()
+    _writes = True
 
     def write(self, data, /):
         """Accept *data*: all of it, in one piece. Parks for room while the buffer is full.
