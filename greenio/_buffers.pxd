@@ -18,13 +18,17 @@ cdef class Buffer:
     cdef Descriptor descriptor         # the raw file's own, which knows for little whether it is open; None: the raw file is not ours
     cdef readonly Lock lock
     cdef public Py_ssize_t size        # bytes: of a raw read, and up to which a write is just added to `pending`
-    cdef bytearray ahead               # [start, end) of it has been read and not yet taken; None: nothing, and no room yet
+    cdef object ahead                  # [start, end) of it has been read and not yet taken; None: nothing, and no room
+    cdef char *at                      # its first byte
+    cdef Py_ssize_t room               # bytes that it has room for: a bytearray's size; 0 for bytes, which `receive` brought
     cdef Py_ssize_t start
     cdef Py_ssize_t end
     cdef bytearray pending             # accepted and not yet written
     cdef readonly bint reads
     cdef readonly bint writes
     cdef bint whole                    # calls to the raw file are not cancelled: standard text is on top, which loses what it holds
+    cdef bint receives                 # the raw file is a SocketIO, and its socket's recv does as recv_into: no room is kept while it waits
+    cdef bint given_up                 # closed or detached: what a read that was under way brings has no place any more
     cdef bint on_disk                  # raw reads are dear, and wait for nobody
     cdef public bint takes_all         # whatever is written is accepted, and flush does nothing: text is handed over, nothing parks
 
@@ -43,6 +47,7 @@ cdef class Buffer:
 
     # Reading. The raw calls return WOULD_BLOCK where the raw file says None.
     cdef Py_ssize_t raw_read(self, object target, Py_ssize_t size) except -2
+    cdef object receive(self, Py_ssize_t size)
     cdef Py_ssize_t fill(self, Py_ssize_t wanted) except -2
     cdef int make_room(self, Py_ssize_t size) except -1
     cdef int hold(self, const char *data, Py_ssize_t count) except -1

@@ -13,8 +13,9 @@ from contextlib import nullcontext
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.object cimport PyObject_TypeCheck, PyTypeObject
 from libc.errno cimport EAGAIN, EINTR
 from libc.string cimport memchr, memcpy, memmove
 
@@ -33,7 +34,9 @@ cdef extern from "Python.h":
 
 cdef enum:
     WOULD_BLOCK = -1               # what a raw call returns where the raw file said None
+    RECEIVED_BYTES = 64 * 1024     # up to which a socket's recv waits with no room of its own
 
+cdef bytearray nothing_pending = bytearray()   # of those that do not write
 cdef object UnsupportedOperation = io.UnsupportedOperation
 cdef object plain_block = nullcontext
 cdef object shield_block = shield
@@ -59,18 +62,19 @@ cdef object blocked(Py_ssize_t written):
 cdef class Buffer:
     """What a buffered file holds, and what its methods do."""
 
-    def __init__(self, raw, Py_ssize_t size, *, bint reads, bint writes, bint whole=False):
+    def __init__(self, raw, Py_ssize_t size, bint reads, bint writes, bint whole, bint receives):
         if size <= 0:
             raise ValueError("invalid buffer size")
         self.raw = raw
-        self.descriptor = raw._core if isinstance(raw, FileIO) else None
+        self.descriptor = raw._core if PyObject_TypeCheck(raw, <PyTypeObject *>FileIO) else None   # isinstance asks io's metaclass
         self.on_disk = self.descriptor is not None and raw.on_disk
         self.lock = Lock()
         self.size = size
-        self.pending = bytearray()
+        self.pending = bytearray() if writes else nothing_pending
         self.reads = reads
         self.writes = writes
         self.whole = whole
+        self.receives = receives
 
     cdef int require_attached(self) except -1:
         if self.raw is None:
@@ -104,8 +108,11 @@ cdef class Buffer:
 
     cdef object taken(self, Py_ssize_t count):
         # The next *count* bytes of those ahead, out of them.
-        cdef object data = PyBytes_FromStringAndSize(
-            NULL if self.ahead is None else PyByteArray_AS_STRING(self.ahead) + self.start, count)
+        cdef object data
+        if self.room == 0 and count and count == PyBytes_GET_SIZE(self.ahead):
+            data = self.ahead              # as it came
+        else:
+            data = PyBytes_FromStringAndSize(self.at + self.start, count)
         self.drop(count)
         return data
 
@@ -113,26 +120,28 @@ cdef class Buffer:
         self.start += count
         if self.start == self.end:
             self.start = self.end = 0
-            if self.ahead is not None and PyByteArray_GET_SIZE(self.ahead) > self.size:
+            if self.receives or self.room > self.size:
                 self.ahead = None
+                self.at = NULL
+                self.room = 0
 
     cdef int make_room(self, Py_ssize_t size) except -1:
         # For *size* bytes behind those ahead.
         cdef Py_ssize_t have = self.end - self.start
         cdef bytearray larger
-        cdef char *bytes
-        if self.ahead is not None and PyByteArray_GET_SIZE(self.ahead) - self.end >= size:
+        if self.room - self.end >= size:
             return 0
-        if self.ahead is not None and PyByteArray_GET_SIZE(self.ahead) - have >= size:
-            bytes = PyByteArray_AS_STRING(self.ahead)
-            memmove(bytes, bytes + self.start, have)
+        if self.room - have >= size:
+            memmove(self.at, self.at + self.start, have)
         else:
             if size > PY_SSIZE_T_MAX - have:
                 raise MemoryError
             larger = PyByteArray_FromStringAndSize(NULL, max(self.size, have + size))
             if have:
-                memcpy(PyByteArray_AS_STRING(larger), PyByteArray_AS_STRING(self.ahead) + self.start, have)
+                memcpy(PyByteArray_AS_STRING(larger), self.at + self.start, have)
             self.ahead = larger
+            self.at = PyByteArray_AS_STRING(larger)
+            self.room = PyByteArray_GET_SIZE(larger)
         self.start = 0
         self.end = have
         return 0
@@ -140,7 +149,7 @@ cdef class Buffer:
     cdef int hold(self, const char *data, Py_ssize_t count) except -1:
         # *data*, behind what is ahead.
         self.make_room(count)
-        memcpy(PyByteArray_AS_STRING(self.ahead) + self.end, data, count)
+        memcpy(self.at + self.end, data, count)
         self.end += count
         return 0
 
@@ -153,7 +162,7 @@ cdef class Buffer:
     cdef Py_ssize_t copy_out(self, char *target, Py_ssize_t count) noexcept:
         # The next *count* bytes of those ahead.
         if count:
-            memcpy(target, PyByteArray_AS_STRING(self.ahead) + self.start, count)
+            memcpy(target, self.at + self.start, count)
             self.drop(count)
         return count
 
@@ -172,17 +181,48 @@ cdef class Buffer:
             raise OSError(f"raw readinto() returned invalid length {count} (should have been between 0 and {size})")
         return count
 
+    cdef object receive(self, Py_ssize_t size):
+        # What SocketIO.readinto does, which must be given the room before it waits: bytes, or None. Parks; with the lock.
+        cdef object raw = self.raw
+        if raw.closed:
+            raise ValueError("I/O operation on closed file.")
+        if raw._timeout_occurred:
+            raise OSError("cannot read from timed out object")
+        try:
+            return raw._sock.recv(size)
+        except TimeoutError:
+            raw._timeout_occurred = True
+            raise
+        except OSError as error:
+            if error.errno == EAGAIN:
+                return None
+            raise
+
     cdef Py_ssize_t fill(self, Py_ssize_t wanted) except -2:
         # One read of at most *wanted* bytes, behind what is ahead. 0: the end. Parks; with the lock.
         cdef bytearray room
+        cdef object data = None
         cdef Py_ssize_t count
-        self.make_room(wanted)
-        room = self.ahead
-        count = self.raw_read(memoryview(room)[self.end:self.end + wanted], wanted)
-        if self.ahead is not room:
+        self.require_attached()
+        if self.receives and wanted <= RECEIVED_BYTES:
+            data = self.receive(wanted)
+            count = WOULD_BLOCK if data is None else PyBytes_GET_SIZE(data)
+        else:
+            self.make_room(wanted)
+            room = self.ahead
+            count = self.raw_read(memoryview(room)[self.end:self.end + wanted], wanted)
+        if self.given_up:
             raise ValueError("I/O operation on closed file")  # meanwhile
-        if count > 0:
+        if count > 0 and data is None:
             self.end += count
+        elif count > 0 and self.start < self.end:
+            self.hold(PyBytes_AS_STRING(data), count)
+        elif count > 0:
+            self.ahead = data
+            self.at = PyBytes_AS_STRING(data)
+            self.room = 0
+            self.start = 0
+            self.end = count
         return count
 
     cdef int begin_reading(self) except -1:
@@ -297,7 +337,7 @@ cdef class Buffer:
             self.begin_reading()
             if self.start == self.end:
                 self.fill(self.size)
-            return PyBytes_FromStringAndSize(PyByteArray_AS_STRING(self.ahead) + self.start, self.end - self.start)
+            return PyBytes_FromStringAndSize(self.at + self.start, self.end - self.start)
 
     cdef object readline(self, Py_ssize_t limit):
         cdef Py_ssize_t count = self.end - self.start
@@ -306,7 +346,7 @@ cdef class Buffer:
         if count and self.lock.holder is None:
             if 0 <= limit < count:
                 count = limit
-            bytes = PyByteArray_AS_STRING(self.ahead) + self.start
+            bytes = self.at + self.start
             found = <const char *>memchr(bytes, c"\n", count)
             if found is not NULL:
                 return self.taken(found - bytes + 1)
@@ -330,7 +370,7 @@ cdef class Buffer:
             if 0 <= limit < count:
                 count = limit
             if count > seen:
-                bytes = PyByteArray_AS_STRING(self.ahead) + self.start
+                bytes = self.at + self.start
                 found = <const char *>memchr(bytes + seen, c"\n", count - seen)
                 if found is not NULL:
                     return self.taken(found - bytes + 1)
@@ -499,9 +539,13 @@ cdef class Buffer:
     # --- the end
 
     cdef void forget(self) noexcept:
+        self.given_up = True
         self.ahead = None
+        self.at = NULL
+        self.room = 0
         self.start = self.end = 0
-        self.pending = bytearray()
+        if self.writes:
+            self.pending = bytearray()     # another one: a write that was under way may add to it
 
     cdef int close(self, object file) except -1:
         cdef object raw = self.raw
@@ -547,10 +591,11 @@ class _Buffered:
     """What the three kinds of buffers share."""
 
     __slots__ = ()
+    _reads = False
+    _writes = False
 
-    def __init__(self, raw, buffer_size=io.DEFAULT_BUFFER_SIZE, *, whole=False):
-        self._buffer = Buffer(
-            raw, buffer_size, reads=isinstance(self, _Reading), writes=isinstance(self, _Writing), whole=whole)
+    def __init__(self, raw, buffer_size=io.DEFAULT_BUFFER_SIZE, *, whole=False, receives=False):
+        self._buffer = Buffer(raw, buffer_size, self._reads, self._writes, whole, receives)
         super().__init__(raw, 1)  # the standard class, whose own buffer is not used
 
     def __reduce_ex__(self, protocol):
@@ -606,6 +651,7 @@ class _Buffered:
 
 class _Reading(_Buffered):
     __slots__ = ()
+    _reads = True
 
     def read(self, size=-1, /):
         """*size* bytes, fewer only at the end; None or -1: all up to the end. Parks until they are there.
@@ -646,6 +692,7 @@ class _Reading(_Buffered):
 
 class _Writing(_Buffered):
     __slots__ = ()
+    _writes = True
 
     def write(self, data, /):
         """Accept *data*: all of it, in one piece. Parks for room while the buffer is full.
@@ -682,8 +729,8 @@ class BufferedRWPair(io.BufferedRWPair):
 
     __slots__ = ("_reader", "_writer")
 
-    def __init__(self, reader, writer, buffer_size=io.DEFAULT_BUFFER_SIZE, /):
-        self._reader = BufferedReader(reader, buffer_size)
+    def __init__(self, reader, writer, buffer_size=io.DEFAULT_BUFFER_SIZE, /, *, receives=False):
+        self._reader = BufferedReader(reader, buffer_size, receives=receives)
         self._writer = BufferedWriter(writer, buffer_size)
 
     def __reduce_ex__(self, protocol):

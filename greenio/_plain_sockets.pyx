@@ -135,7 +135,8 @@ cdef object finalize_plain = plain.__del__
 cdef type companion_class = None
 cdef dict companions = {}             # by the object's address
 cdef dict tls_companions = {}         # by the object's address: those that carry TLS, see standard_sockets.py
-cdef set foreign = set()              # addresses of objects that were given a descriptor
+cdef set foreign = set()              # addresses of objects that were given a descriptor which was not made here
+cdef int just_accepted = -1           # a descriptor that was, and has no object yet; -1: none
 
 
 def set_companion_class(cls not None):
@@ -341,9 +342,13 @@ cdef class PlainCore(MessageCore):
 
 
 def __init__(self, family=-1, type=-1, proto=-1, fileno=None):
+    global just_accepted
     init_standard(self, family, type, proto, fileno)
     if fileno is not None:
-        foreign.add(key_of(self))
+        if just_accepted >= 0 and fileno_of(self) == just_accepted:
+            just_accepted = -1
+        else:
+            foreign.add(key_of(self))
 
 
 def __del__(self):
@@ -431,10 +436,13 @@ def sendmsg_afalg(self, *args, **keywords):
 
 
 def _accept(self):
+    global just_accepted
     cdef PlainCore companion = companion_of(self)
     if companion is None or companion.never_waits():
         return accept_plain(self)
-    return companion.accept_descriptor()
+    accepted = companion.accept_descriptor()
+    just_accepted = accepted[0]
+    return accepted
 
 
 def connect(self, address, /):

@@ -1022,9 +1022,11 @@ cdef unsigned long launch(Scheduler scheduler, object function, tuple arguments,
     thread.keywords = keywords
     thread.handle = handle
     try:
-        # Surrogates are for the kernel's sake; a dump is UTF-8.
-        fiber = scheduler.make(
-            thread, (), name.encode("utf-8", "replace").decode() if isinstance(name, str) else None, thread_stack_bytes, None)
+        if not isinstance(name, str):
+            name = None
+        elif not (<str>name).isascii():
+            name = name.encode("utf-8", "replace").decode()   # surrogates are for the kernel's sake; a dump is UTF-8
+        fiber = scheduler.make(thread, (), name, thread_stack_bytes, None)
     except RunFinishedError:
         raise RuntimeError("can't create new thread at interpreter shutdown") from None
     fiber.context_variables = PyContext_New()     # a thread inherits none; 3.14's Thread sees to what it does inherit

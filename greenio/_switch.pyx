@@ -57,7 +57,7 @@ cdef extern from "stack.h":
         size_t reused_total
         size_t given_back_total
         size_t guards[3]
-    int greenio_stack_init(int yellow, int forced)
+    int greenio_stack_init(size_t hot_stack_bytes, size_t colours, int yellow, int forced)
     int greenio_stack_guard_kind()
     size_t greenio_stack_round(size_t stack_bytes)
     greenio_stack *greenio_stack_acquire(size_t stack_bytes)
@@ -90,6 +90,8 @@ cdef extern from "overflow.h":
 cdef extern from "pystate/pystate.h":
     const size_t GREENIO_STACK_MIN_BYTES
     const int GREENIO_YELLOW_ZONE
+    const size_t GREENIO_HOT_STACK_BYTES
+    const size_t GREENIO_STACK_COLOURS
     const int GREENIO_SWAP_LETS_GIL_GO
     int greenio_pystate_init(int hide_stack_protection) except -1
     int greenio_pystate_new(greenio_stack *stack) except -1
@@ -642,7 +644,7 @@ def _set_up():
                 forced = kind
         if forced < 0:
             raise ImportError(f"GREENIO_GUARD must be one of {', '.join(guard_names.values())}, not {wanted!r}")
-    if greenio_stack_init(GREENIO_YELLOW_ZONE, forced) < 0:
+    if greenio_stack_init(GREENIO_HOT_STACK_BYTES, GREENIO_STACK_COLOURS, GREENIO_YELLOW_ZONE, forced) < 0:
         raise ImportError(f"GREENIO_GUARD={wanted}: {strerror(errno).decode()}")
     greenio_pystate_watch_recursion_errors(recursion_error_freed)
     size = os.environ.get("GREENIO_STACK_SIZE")

@@ -103,6 +103,7 @@ _X = TypeVar("_X", bound=_Source)
 
 _READ = POLLIN | _standard.POLLRDNORM | _standard.POLLRDBAND | POLLHUP | POLLERR
 _WRITE = POLLOUT | _standard.POLLWRNORM | _standard.POLLWRBAND | POLLERR
+_NUMBERS = (int, float)
 _HUNG_UP_PAUSE = 0.05  # seconds, see select
 
 
@@ -126,6 +127,8 @@ def _seconds(timeout: float | None, unit: float) -> float | None:
     """A timeout of the standard module's in seconds; None: for ever. Below zero it stays."""
     if timeout is None:
         return None
+    if type(timeout) in _NUMBERS and -1e9 < timeout < 1e9:
+        return timeout * unit
     if not hasattr(type(timeout), "__float__") and not hasattr(type(timeout), "__index__"):
         raise TypeError(f"timeout must be a number or None, not {timeout!r}")
     seconds = float(timeout) * unit
@@ -292,7 +295,9 @@ class epoll:
             return found
         deadline = None if seconds is None else _current_time() + seconds
         while True:
-            over = not _becomes_readable(self, None if deadline is None else max(0.0, deadline - _current_time()))
+            over = not _becomes_readable(
+                self._epoll, None if deadline is None else max(0.0, deadline - _current_time())
+            )
             found = self._epoll.poll(0, maxevents)
             if found or over:
                 return found
@@ -317,7 +322,7 @@ class epoll:
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_epoll"):
+        if hasattr(self, "_epoll") and not self._epoll.closed:
             self.close()
 
 

@@ -214,7 +214,8 @@ class socket(MessageCore):
         Raises:
             ValueError, LookupError: the arguments are wrong, or do not fit together.
         """
-        return make_file(self, mode, buffering, encoding, errors, newline)
+        receives = type(self).recv is SocketCore.recv and type(self).recv_into is SocketCore.recv_into
+        return make_file(self, mode, buffering, encoding, errors, newline, receives)
 
     def __repr__(self) -> str:
         state = "[closed] " if self.fd < 0 else ""
@@ -232,9 +233,18 @@ class socket(MessageCore):
 
 
 def make_file(
-    sock: Any, mode: str, buffering: int | None, encoding: str | None, errors: str | None, newline: str | None
+    sock: Any,
+    mode: str,
+    buffering: int | None,
+    encoding: str | None,
+    errors: str | None,
+    newline: str | None,
+    receives: bool,
 ) -> Any:
-    """What makefile returns, for *sock*, a socket of ours or of the standard class, or what has the names that SocketIO uses."""
+    """What makefile returns, for *sock*, a socket of ours or of the standard class, or what has the names that SocketIO uses.
+
+    *receives*: its recv is ours, which takes from the kernel what its recv_into would, and needs no room while it waits.
+    """
     if not set(mode) <= {"r", "w", "b"}:
         raise ValueError(f"invalid mode {mode!r} (only r, w, b allowed)")
     writing = "w" in mode
@@ -248,8 +258,13 @@ def make_file(
         return raw
     try:
         size = io.DEFAULT_BUFFER_SIZE if buffering is None or buffering < 0 else buffering
-        one_way: Any = BufferedReader if reading else BufferedWriter
-        buffer: Any = BufferedRWPair(raw, raw, size) if reading and writing else one_way(raw, size)
+        buffer: Any
+        if reading and writing:
+            buffer = BufferedRWPair(raw, raw, size, receives=receives)
+        elif reading:
+            buffer = BufferedReader(raw, size, receives=receives)
+        else:
+            buffer = BufferedWriter(raw, size)
         if binary:
             return buffer
         text: Any = TextIOWrapper(buffer, io.text_encoding(encoding, 3), errors, newline)

@@ -48,10 +48,7 @@
 #define PAGE_BYTES ((size_t)GREENIO_PAGE_BYTES)
 #define CACHE_LINE_BYTES 64
 
-/* The hot page: C stack up to here, then the control block. A parked fiber with three Python frames needs 1.1 KiB (3.11)
- * to 1.5 KiB (3.14) of C stack, and 0.7 KiB of data stack. */
-#define BLOCK_OFFSET_BYTES 2048
-#define COLOURS 16 /* shifts of one cache line: the C stack's part of the page is 2048 to 3008 bytes */
+#define LEAST_DATA_BYTES 768 /* of the hot page: the first Python frames */
 #define DATA_PAGES_BYTES ((size_t)GREENIO_DATA_AREA_MIN_BYTES) /* above the hot page */
 
 #define SMALLEST_SHIFT 16 /* 64 KiB */
@@ -126,6 +123,8 @@ static size_t high_water = DEFAULT_HIGH_WATER;
 static size_t most_surplus = DEFAULT_SURPLUS;
 static int64_t surplus_period_end_ns;
 
+static size_t hot_stack_bytes; /* where the control block is in the hot page, in slots of the first colour */
+static size_t colours;
 static int is_initialized;
 static int wants_yellow;
 static enum greenio_guard_kind chosen_kind;
@@ -247,7 +246,7 @@ static size_t class_slot_bytes(size_t size_class)
 static struct greenio_stack *block_at(char *slot, size_t index, size_t size_class)
 {
     char *hot_page = slot + GREENIO_GUARD_BYTES + class_stack_bytes(size_class);
-    return (struct greenio_stack *)(hot_page + BLOCK_OFFSET_BYTES + (index % COLOURS) * CACHE_LINE_BYTES);
+    return (struct greenio_stack *)(hot_page + hot_stack_bytes + (index % colours) * CACHE_LINE_BYTES);
 }
 
 static char *hot_page_of(const struct greenio_stack *stack)
@@ -350,9 +349,12 @@ static size_t read_max_map_count(void)
     return count != 0 ? count : MAP_COUNT_FALLBACK;
 }
 
-int greenio_stack_init(int yellow, int forced)
+int greenio_stack_init(size_t wanted_hot_stack_bytes, size_t wanted_colours, int yellow, int forced)
 {
-    if (forced < -1 || forced > GREENIO_GUARD_CANARY) {
+    size_t highest = wanted_hot_stack_bytes + (wanted_colours - 1) * CACHE_LINE_BYTES;
+    if (forced < -1 || forced > GREENIO_GUARD_CANARY || wanted_colours == 0 || wanted_hot_stack_bytes % CACHE_LINE_BYTES != 0
+        || highest + sizeof(struct greenio_stack) + LEAST_DATA_BYTES > PAGE_BYTES
+        || (all_slabs != NULL && (wanted_hot_stack_bytes != hot_stack_bytes || wanted_colours != colours))) {
         errno = EINVAL;
         return -1;
     }
@@ -367,6 +369,8 @@ int greenio_stack_init(int yellow, int forced)
     }
     if (mprotect_slots_max == 0)
         mprotect_slots_max = read_max_map_count() / 100 * MPROTECT_SHARE_PERCENT;
+    hot_stack_bytes = wanted_hot_stack_bytes;
+    colours = wanted_colours;
     chosen_kind = kind;
     wants_yellow = yellow != 0;
     is_initialized = 1;
@@ -638,8 +642,6 @@ static struct greenio_stack *slot_make(struct pool *pool, size_t size_class)
 }
 
 _Static_assert(sizeof(struct greenio_stack) % 16 == 0, "the data area after the block is 16-byte aligned");
-_Static_assert(BLOCK_OFFSET_BYTES + COLOURS * CACHE_LINE_BYTES + sizeof(struct greenio_stack) < PAGE_BYTES - 512,
-               "the hot page has room for some Python frames");
 
 static uint8_t *state_of(const struct greenio_stack *stack)
 {
@@ -679,7 +681,7 @@ static struct greenio_stack *pool_pop(struct pool *pool)
 
 struct greenio_stack *greenio_stack_acquire(size_t stack_bytes)
 {
-    if (!is_initialized && greenio_stack_init(0, -1) != 0)
+    if (!is_initialized && greenio_stack_init(GREENIO_HOT_STACK_DEFAULT_BYTES, GREENIO_STACK_DEFAULT_COLOURS, 0, -1) != 0)
         return NULL;
     size_t rounded = greenio_stack_round(stack_bytes);
     if (rounded == 0) {

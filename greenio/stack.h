@@ -13,8 +13,8 @@
  * Invariants:
  *   - a slot is in use, pooled (memory warm, thread state kept) or cold (memory given back, no thread state);
  *   - a slot is guarded before it is first handed out and stays guarded, whatever it is later;
- *   - the base differs by a multiple of 64 bytes from slot to slot (cache colouring): with equal offsets all
- *     fibers would compete for the same few cache sets.
+ *   - the base may differ by a multiple of 64 bytes from slot to slot (cache colouring): with equal offsets the
+ *     fibers compete for fewer cache sets.
  */
 #ifndef GREENIO_STACK_H
 #define GREENIO_STACK_H
@@ -28,6 +28,8 @@
 #define GREENIO_DATA_AREA_MIN_BYTES (16 * 1024)              /* readable from the chunk's start: remote unwinders read that much */
 #define GREENIO_STACK_DEFAULT_BYTES (256 * 1024)
 #define GREENIO_STACK_MAX_BYTES ((size_t)1 << 32)
+#define GREENIO_HOT_STACK_DEFAULT_BYTES 2048                 /* the C stack's part of the hot page, at least, */
+#define GREENIO_STACK_DEFAULT_COLOURS 16                     /* and up to 15 cache lines more */
 
 enum greenio_guard_kind {
     GREENIO_GUARD_MADVISE,  /* MADV_GUARD_INSTALL, Linux >= 6.13: no VMA per guard */
@@ -37,7 +39,7 @@ enum greenio_guard_kind {
 
 /* The control block. `limit` to `data_bytes` are set when the slot is made and never change. */
 struct greenio_stack {
-    char *base;             /* end of the C stack, 64-byte aligned: the block itself, 2 to 3 KiB into the hot page */
+    char *base;             /* end of the C stack, 64-byte aligned: the block itself, about the middle of the hot page */
     char *limit;            /* lowest usable address; the guard ends here */
     char *data;             /* room for the root of the interpreter's data stack, 16-byte aligned */
     size_t data_bytes;      /* >= GREENIO_DATA_AREA_MIN_BYTES */
@@ -68,10 +70,13 @@ struct greenio_stack_stats {
     size_t guards[3];        /* slots in existence by enum greenio_guard_kind */
 };
 
-/* Choose the guard. `yellow`: whether the upper half of a guard is a yellow zone (CPython < 3.14).
+/* Choose the layout and the guard. `hot_stack_bytes`: the C stack's part of the hot page, at least; a multiple of 64, as large as leaves
+ * room for some Python frames. Slots have `colours` different ones, 64 bytes apart.
+ * `yellow`: whether the upper half of a guard is a yellow zone (CPython < 3.14).
  * `forced` is -1 (probe: madvise, else mprotect, else canary) or an enum greenio_guard_kind to take
- * (a test, or GREENIO_GUARD in the environment). Returns 0, or -1 with errno when `forced` cannot be had. */
-int greenio_stack_init(int yellow, int forced);
+ * (a test, or GREENIO_GUARD in the environment). Returns 0, or -1 with errno when `forced` cannot be had. Before the first slot, but
+ * for the guard, which may be chosen again. */
+int greenio_stack_init(size_t hot_stack_bytes, size_t colours, int yellow, int forced);
 
 /* What a newly made slot would be guarded with. Slots made before may have another kind. */
 enum greenio_guard_kind greenio_stack_guard_kind(void);

@@ -22,6 +22,8 @@ __all__ = ["FUNCTIONS", "METHODS", "close", "forget_companions"]
 
 _close: Any = _standard.close
 _makefile: Any = _standard.socket.makefile
+_recv: Any = _plain_sockets.METHODS["recv"]
+_recv_into: Any = _plain_sockets.METHODS["recv_into"]
 _sendfile: Any = getattr(_standard.socket, "_sendfile_use_sendfile", None)
 
 
@@ -63,7 +65,9 @@ def makefile(
 ) -> Any:
     # The C buffers have an OS thread's lock, refuse a second fiber, and lose what they hold when a read is cancelled.
     if can_park():
-        return make_file(self, mode, buffering, encoding, errors, newline)
+        kind = type(self)
+        receives = kind.recv is _recv and kind.recv_into is _recv_into
+        return make_file(self, mode, buffering, encoding, errors, newline, receives)
     return _makefile(self, mode, buffering, encoding=encoding, errors=errors, newline=newline)
 
 

@@ -9,6 +9,7 @@ import io
 import pickle
 import random
 import socket as standard
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -757,6 +758,67 @@ def test_makefile_makes_what_the_standard_one_does(mode: str, buffering: int | N
         for name in ("read", "readline", "flush", "fileno", "__enter__", "__next__"):
             found = [outcome(getattr(file, name)) for file in made]
             assert found[0][0] is found[1][0], name
+
+
+@fibers
+def test_a_file_that_waits_for_its_socket_has_no_room_yet() -> None:
+    with contextlib.ExitStack() as stack:
+        pairs = [tuple(map(stack.enter_context, socket.socketpair())) for _ in range(20)]
+        files = [stack.enter_context(far.makefile("rb", 50_000)) for _, far in pairs]
+        tracemalloc.start()
+        try:
+            lines = [spawn(file.readline) for file in files]
+            wait_all_parked()
+            waiting, _ = tracemalloc.get_traced_memory()
+            for near, _ in pairs:
+                near.sendall(b"one\ntwo\n")
+            assert [fiber.result() for fiber in lines] == [b"one\n"] * 20
+            assert [file.readline() for file in files] == [b"two\n"] * 20
+            lines = [spawn(file.read, 3) for file in files]
+            wait_all_parked()
+            again, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert waiting < 20 * 20_000 and again < 20 * 20_000
+        for near, _ in pairs:
+            near.sendall(b"end")
+        assert [fiber.result() for fiber in lines] == [b"end"] * 20
+
+
+@fibers
+def test_what_comes_in_pieces_is_whole() -> None:
+    with connected() as (client, server), server.makefile("rb", 16) as file:
+        for read, expected in (
+            (lambda: file.read(20), b"abcdefghijklmnopqrst"),
+            (lambda: file.readline(), b"a line longer than the buffer\n"),
+            (lambda: file.read1(100), b"once"),
+            (lambda: (file.readinto(room := bytearray(20)), room[:20])[1], b"01234567890123456789"),
+        ):
+            reading = spawn(read)
+            for byte in expected if len(expected) > 4 else [expected]:
+                client.sendall(bytes([byte]) if isinstance(byte, int) else byte)
+                wait_all_parked() if not reading.done() else None
+            assert reading.result() == expected
+        client.sendall(b"whole")
+        assert file.peek() == b"whole"
+        whole = file.read(5)
+        client.sendall(b"next!")
+        assert file.read(5) == b"next!" and whole == b"whole"
+
+
+@fibers
+def test_a_sockets_own_recv_into_is_asked() -> None:
+    class Counted(socket.socket):
+        asked = 0
+
+        def recv_into(self, *arguments: Any) -> Any:
+            Counted.asked += 1
+            return super().recv_into(*arguments)
+
+    near, far = socket.socketpair()
+    with near, Counted(fileno=far.detach()) as counted, counted.makefile("rb") as file:
+        near.sendall(b"line\n")
+        assert file.readline() == b"line\n" and Counted.asked == 1
 
 
 @fibers

@@ -71,7 +71,7 @@ def test_every_wait_of_a_socket_parks_and_serves() -> None:
             waiting = parks(receive)
             server.sendall(b"hello")
             assert waiting.result() == expected
-        data = bytes(8_000_000)
+        data = bytes(30_000_000)     # more than the buffers of both ends grow to
         for send in (client.sendall, client.send, lambda data: client.sendmsg([data])):
             sending = [parks(client.sendall, data), parks(send, data)]
             received = 0
@@ -509,6 +509,39 @@ def test_tls_of_the_standard_class_parks(outside: bool, tmp_path: Path) -> None:
         """,
         str(tmp_path),
         flags=(),
+    )
+
+
+def test_a_file_that_waits_has_no_room_and_asks_what_the_program_defines() -> None:
+    check(
+        """
+        import tracemalloc
+        greenio.monkey.patch_all()
+        pairs = [socket.socketpair() for _ in range(20)]
+        files = [far.makefile("rb", 60000) for _, far in pairs]
+        tracemalloc.start()
+        reading = [parks(file.readline) for file in files]
+        assert tracemalloc.get_traced_memory()[0] < 20 * 20000
+        for near, _ in pairs: near.sendall(b"line\\n")
+        assert [fiber.result() for fiber in reading] == [b"line\\n"] * 20
+        tracemalloc.stop()
+
+        class Counted(socket.socket):
+            asked = 0
+            def recv_into(self, *arguments):
+                Counted.asked += 1
+                return super().recv_into(*arguments)
+
+        near, far = socket.socketpair()
+        counted = Counted(fileno=far.detach())
+        file = counted.makefile("rb")
+        near.sendall(b"line\\n")
+        assert file.readline() == b"line\\n" and Counted.asked == 1
+        near.sendall(b"before")
+        assert file.peek() == b"before"
+        for sock in (near, counted, *(sock for pair in pairs for sock in pair)): sock.close()
+        for one in (file, *files): one.close()
+        """
     )
 
 

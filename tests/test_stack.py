@@ -213,6 +213,25 @@ assert {b - a for a, b in zip(offsets[:15], offsets[1:])} == {64}
 """)
 
 
+def test_the_hot_page_is_divided_as_was_asked_and_once(run):
+    run("""
+import errno
+def refused(*arguments):
+    try:
+        probe.init(*arguments)
+    except OSError as error:
+        return error.errno == errno.EINVAL
+for layout in ((1700, 1), (1728, 0), (4032, 1), (2048, 64)):
+    assert refused(1, -1, *layout), layout
+probe.init(1, -1, 1728, 1)
+offsets = {probe.acquire(SIZE) % PAGE for _ in range(20)}
+assert offsets == {1728}
+probe.init(1, -1, 1728, 1)
+assert refused(1, -1, 2048, 16) and refused(1, -1, 1728, 2)
+assert probe.acquire(SIZE) % PAGE == 1728
+""")
+
+
 def test_addresses_outside_are_not_found(run):
     run("""
 stacks = [probe.acquire(SIZE) for _ in range(3)]

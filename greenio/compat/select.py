@@ -13,8 +13,9 @@ from greenio.select import select as _parking_select
 
 _select = select.select
 _new_poll: Callable[[], Any] = select.poll
-_Poll: Any = type(select.poll())
-_Epoll: Any = select.epoll
+Poll: Any = type(select.poll())
+Epoll: Any = select.epoll
+_NUMBERS = (int, float)
 _LONGEST_MS = 0x7FFFFFFF  # what a C int holds
 
 
@@ -44,7 +45,7 @@ class _Polling(_ParkingPoll):
         """Wait until something registered is ready; as the standard object's."""
         if self._polling:
             raise RuntimeError("concurrent poll() invocation")
-        if isinstance(timeout, int | float) and abs(timeout) > _LONGEST_MS:
+        if isinstance(timeout, _NUMBERS) and abs(timeout) > _LONGEST_MS:
             raise OverflowError("timeout is too large")
         self._polling = True
         try:
@@ -79,10 +80,8 @@ for _each, _name in ((select_, "select"), (poll, "poll"), (_Polling, "poll"), (e
     _each.__module__ = "select"
 
 
-def poll_like(made: Any, wanted: dict[int, int]) -> Any:
-    """A poll object that parks, for *made*, which may be one from before the patch with those descriptors and events."""
-    if type(made) is not _Poll:
-        return made
+def poll_like(wanted: dict[int, int]) -> Any:
+    """A poll object that parks, for one from before the patch with those descriptors and events."""
     ours = poll()
     for fd, events in wanted.items():
         ours.register(fd, events)
@@ -90,9 +89,7 @@ def poll_like(made: Any, wanted: dict[int, int]) -> Any:
 
 
 def epoll_like(made: Any) -> Any:
-    """An epoll object that parks, for *made*, which may be one from before the patch: on its descriptor."""
-    if type(made) is not _Epoll:
-        return made
+    """An epoll object that parks, for *made*, which is one from before the patch: on its descriptor."""
     ours = epoll.__new__(epoll)
     ours._epoll = made
     return ours

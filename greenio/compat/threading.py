@@ -1,5 +1,6 @@
 """threading: a Thread is a fiber. Most of it follows from _thread; here is what threads as fibers need besides."""
 
+import functools
 import sys
 import threading
 import weakref
@@ -54,7 +55,7 @@ def delete(self: threading.Thread) -> None:
         _delete(self)
     if (lock := getattr(self, "_tstate_lock", None)) is not None:
         stand_ins.thread_ends(lock)
-    if (ending := _endings.pop(self, None)) is not None:
+    if _endings and (ending := _endings.pop(self, None)) is not None:
         ending.set()
 
 
@@ -96,7 +97,12 @@ def acquire_restore(self: threading.Condition, state: Any) -> None:
 
 def make_invoke_excepthook() -> Callable[[threading.Thread], None]:
     """As threading._make_invoke_excepthook; a fiber that was cancelled has not failed."""
-    return _without_cancelled(_make_invoke_excepthook())
+    return functools.partial(_invoke_excepthook, _make_invoke_excepthook())
+
+
+def _invoke_excepthook(invoke: Callable[[threading.Thread], None], thread: threading.Thread) -> None:
+    if not isinstance(sys.exception(), greenio.Cancelled):
+        invoke(thread)
 
 
 @stand_in(_enumerate)
@@ -123,14 +129,6 @@ def dummy_init(self: Any) -> None:
             fiber.add_done_callback(lambda _: active.pop(ident, None) if active.get(ident) is self else None)
 
 
-def _without_cancelled(invoke: Callable[[threading.Thread], None]) -> Callable[[threading.Thread], None]:
-    def invoke_excepthook(thread: threading.Thread) -> None:
-        if not isinstance(sys.exception(), greenio.Cancelled):
-            invoke(thread)
-
-    return invoke_excepthook
-
-
 def _is_os_thread(thread: threading.Thread) -> bool:
     """Whether it was started, is alive still, and is none of ours."""
     if thread is threading.main_thread() or thread is threading.current_thread():
@@ -155,6 +153,6 @@ def apply(patch: Patch) -> None:
         patch.replace(vars(threading)["_DummyThread"], "__init__", dummy_init)
     for thread in list(vars(threading)["_dangling"]):
         if thread.ident is None:  # not started: it has the hook that was there when it was made
-            thread._invoke_excepthook = _without_cancelled(thread._invoke_excepthook)
+            thread._invoke_excepthook = functools.partial(_invoke_excepthook, thread._invoke_excepthook)
         elif (lock := getattr(thread, "_tstate_lock", None)) is not None and thread is not threading.main_thread():
             stand_ins.watch_sentinel(lock)

@@ -10,6 +10,9 @@
 
 #define GREENIO_STACK_MIN_BYTES ((size_t)64 * 1024)
 #define GREENIO_YELLOW_ZONE 1
+/* As in 3.11 but for the web server: its 2,500 bytes of data stack leave no room for the fiber at an event. */
+#define GREENIO_HOT_STACK_BYTES ((size_t)2048)
+#define GREENIO_STACK_COLOURS ((size_t)16)
 #define GREENIO_SWAP_LETS_GIL_GO 1
 
 static inline PyObject *greenio_version_take_exception(void)

@@ -12,6 +12,8 @@
 
 #define GREENIO_STACK_MIN_BYTES ((size_t)64 * 1024)
 #define GREENIO_YELLOW_ZONE 1
+#define GREENIO_HOT_STACK_BYTES ((size_t)2048)
+#define GREENIO_STACK_COLOURS ((size_t)16)
 #define GREENIO_SWAP_LETS_GIL_GO 1
 
 static inline PyObject *greenio_version_take_exception(void)

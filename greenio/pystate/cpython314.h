@@ -18,6 +18,8 @@
 /* Two margins of 16 KiB (32 in debug builds) are the interpreter's own; below 96 KiB little is left. */
 #define GREENIO_STACK_MIN_BYTES ((size_t)128 * 1024)
 #define GREENIO_YELLOW_ZONE 0
+#define GREENIO_HOT_STACK_BYTES ((size_t)2048) /* parked at an event: 2,300 */
+#define GREENIO_STACK_COLOURS ((size_t)16)
 #define GREENIO_SWAP_LETS_GIL_GO 1
 
 /* Set the bounds of the C stack that `state` runs on. 0, or -1 with an exception. */

@@ -59,10 +59,11 @@ static int take(PyObject *args, unsigned long long *into, int least, int most)
 static PyObject *probe_init(PyObject *module, PyObject *args)
 {
     int yellow = 0, forced = -1;
+    Py_ssize_t hot = GREENIO_HOT_STACK_DEFAULT_BYTES, colours = GREENIO_STACK_DEFAULT_COLOURS;
     (void)module;
-    if (!PyArg_ParseTuple(args, "|ii", &yellow, &forced))
+    if (!PyArg_ParseTuple(args, "|iinn", &yellow, &forced, &hot, &colours))
         return NULL;
-    return greenio_stack_init(yellow, forced) == 0 ? Py_NewRef(Py_None) : raise_errno();
+    return greenio_stack_init((size_t)hot, (size_t)colours, yellow, forced) == 0 ? Py_NewRef(Py_None) : raise_errno();
 }
 
 static PyObject *probe_guard_kind(PyObject *module, PyObject *unused)
