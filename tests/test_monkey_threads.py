@@ -466,12 +466,12 @@ def test_exit_joins_threads_and_unwinds_daemons():
             try: time.sleep(60)
             finally: print("daemon unwound")
         def late():
-            time.sleep(0.01); print("joined")
+            time.sleep(0.01); print("joined\\n", end="")     # in one piece, as another says something meanwhile
         threading.Thread(target=daemon, daemon=True).start()
         threading.Thread(target=late).start()
         OSThread = greenio.monkey.get_original("threading", "Thread")
         items = queue.Queue()
-        OSThread(target=lambda: print("OS thread got", items.get())).start()
+        OSThread(target=lambda: print(f"OS thread got {items.get()}\\n", end="")).start()
         threading.Thread(target=lambda: (time.sleep(0.005), items.put(1))).start()
         print("main ends")
     """)

@@ -1,4 +1,4 @@
-"""Starts each server once, when the first test wants it."""
+"""Starts each server once, when the first test wants it, and ends it with this folder's: other tests count the children."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ import pytest
 from servers import SERVERS, Missing
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server() -> Iterator[Callable[[str | None], dict[str, Any]]]:
     """server("redis") starts it unless it runs, and gives its address; what is not installed skips the test."""
     addresses: dict[str, dict[str, Any] | str] = {}
