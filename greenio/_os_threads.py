@@ -53,6 +53,7 @@ class OwnThread(OSThread):
     """An OS thread of greenio's, which the program has not started: _thread._count() leaves it out."""
 
     _counted = False
+    _handle: Any  # since CPython 3.13
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
@@ -61,10 +62,17 @@ class OwnThread(OSThread):
     def start(self) -> None:
         """As OSThread.start. In a child that a signal handler forks meanwhile, it returns, and there is no such thread."""
         self._counted = True
-        self._started.process = os.getpid()
+        process = self._started.process = os.getpid()
         count_own_thread(1)
         try:
-            super().start()
+            try:
+                super().start()
+            except RuntimeError:
+                if os.getpid() == process or not hasattr(self, "_handle"):
+                    raise
+                # A child: early releases of CPython 3.13 take there whatever was about to begin for ended.
+                self._handle = type(self._handle)()
+                super().start()
         except BaseException:
             if not self._started.is_set():
                 self._leave_count()
