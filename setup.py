@@ -27,7 +27,12 @@ MODULES: dict[str, list[str]] = {
     ],
     "greenio.pollers.poller": [],
     "greenio.pollers.epoll": [],
-    "greenio._scheduler": ["greenio/monitor.c", "greenio/timers.c"],
+    "greenio._scheduler": [
+        "greenio/monitor.c",
+        "greenio/assistants.c",
+        "greenio/system_calls.c",
+        "greenio/timers.c",
+    ],
     "greenio._time": [],
     "greenio._waiting": [],
     "greenio._scopes": [],

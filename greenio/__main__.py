@@ -74,6 +74,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="a clock that jumps to the next deadline once all fibers are parked",
     )
     add("--seed", type=int, metavar="N", help="an order of the fibers made from this number, the same each time")
+    add(
+        "--stall",
+        choices=["off", "warn"],
+        default="warn",
+        help="what is done when a fiber keeps the others from running (default warn: a log record)",
+    )
+    add("--stall-after", type=float, metavar="SECONDS", help="how long that may last (default 0.1)")
     add("--patch", type=parse_names, metavar="LIST", help="patch these modules only: socket,select")
     add("--no-patch", type=parse_names, metavar="LIST", help="patch all but these modules; all: none")
     add("--version", action="version", version=f"greenio {greenio_version()} ({greenio.__name__}), {sys.version}")
@@ -377,6 +384,8 @@ def run_command(arguments: list[str]) -> None:
             clock=VirtualClock() if chosen.virtual_clock else None,
             schedule=None if chosen.seed is None else RandomSchedule(chosen.seed),
             dump_signal=chosen.dump_signal,
+            stall=chosen.stall,
+            stall_after=chosen.stall_after,
         )
     except (RuntimeError, OSError) as error:
         parser.error(f"argument --dump-signal: {error}")  # what else could be in the way was refused above

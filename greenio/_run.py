@@ -8,10 +8,10 @@ import sys
 import threading
 from _thread import get_ident
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, TypeVar, TypeVarTuple
+from typing import Literal, NamedTuple, TypeVar, TypeVarTuple
 
-from greenio import _dump_signal, _select
-from greenio._scheduler import Clock, Schedule, Scheduler
+from greenio import _dump_signal, _select, _watch
+from greenio._scheduler import Clock, Schedule, Scheduler, tell_stalls_to
 from greenio._scopes import shield
 from greenio._switch import SWAP_LETS_GIL_GO
 from greenio.pollers import Poller
@@ -22,6 +22,10 @@ _Arguments = TypeVarTuple("_Arguments")
 # From CPython 3.12 on, a switch lets go of the GIL for a moment, and a computing thread that takes it keeps it for a whole
 # switch interval. Figures in ARCHITECTURE.md, "The GIL at a switch".
 DEFAULT_SWITCH_INTERVAL = 0.0005 if SWAP_LETS_GIL_GO else None
+
+# What a run does about a fiber that does not let the others run, and after how many seconds, if it is not told.
+StallMode = Literal["off", "warn"]
+STALL_AFTER: dict[str, float] = {"off": 0.0, "warn": 0.1}
 
 _interval_lock = threading.Lock()
 _intervals: dict[int, float] = {}  # by OS thread: what its run asked for
@@ -37,6 +41,8 @@ def run(
     switch_interval: float | None = DEFAULT_SWITCH_INTERVAL,
     schedule: Schedule | None = None,
     dump_signal: int | None = None,
+    stall: StallMode = "warn",
+    stall_after: float | None = None,
 ) -> _Result:
     """Call main(*args) as the main fiber of this OS thread, and let it spawn others; return what it returns.
 
@@ -59,6 +65,10 @@ def run(
             handle the signal within a second, faulthandler's plainer dump comes first, of at most 100 fibers. A handler
             in Python that was there before is called after it, and put back when the run ends. None: GREENIO_DUMP_SIGNAL of the
             environment ("USR1"), which runs on other OS threads leave alone.
+        stall: what is done when a fiber keeps the others from running, by a call that blocks or a long computation. "warn": a record
+            in the log "greenio" names the fiber, the system call it sits in and its Python stack, from another OS thread, as soon as
+            that gets the GIL; it is repeated sparingly, and greenio.debug.stall_stats() counts. "off": nothing.
+        stall_after: seconds without a switch, while a fiber could run, that make a stall; None: 0.1.
     Returns:
         What main returns.
     Raises:
@@ -72,9 +82,11 @@ def run(
     if not callable(main):
         raise TypeError(f"run wants a callable and its arguments, not {main!r}")
     entered = _entered.get(get_ident())
-    if entered is not None and all(each is None for each in (stack_size, clock, poller, schedule, dump_signal)):
+    if entered is not None and all(
+        each is None for each in (stack_size, clock, poller, schedule, dump_signal, stall_after)
+    ):
         return _run_inside(entered.scheduler, main, args)
-    with _opened(stack_size, clock, poller, switch_interval, schedule, dump_signal) as scheduler:
+    with _opened(stack_size, clock, poller, switch_interval, schedule, dump_signal, stall, stall_after) as scheduler:
         return _run_main(scheduler, main, args)
 
 
@@ -86,6 +98,8 @@ def enter_run(
     switch_interval: float | None = DEFAULT_SWITCH_INTERVAL,
     schedule: Schedule | None = None,
     dump_signal: int | None = None,
+    stall: StallMode = "warn",
+    stall_after: float | None = None,
 ) -> None:
     """Make the caller the main fiber of this OS thread, as run() makes its main, until leave_run() or the interpreter's exit.
 
@@ -97,7 +111,7 @@ def enter_run(
     Raises:
         RuntimeError, TypeError, ValueError: as run's.
     """
-    manager = _opened(stack_size, clock, poller, switch_interval, schedule, dump_signal)
+    manager = _opened(stack_size, clock, poller, switch_interval, schedule, dump_signal, stall, stall_after)
     _entered[get_ident()] = _Entered(manager.__enter__(), manager)
 
 
@@ -144,12 +158,16 @@ def _opened(
     switch_interval: float | None,
     schedule: Schedule | None,
     dump_signal: int | None,
+    stall: StallMode,
+    stall_after: float | None,
 ) -> Iterator[Scheduler]:
     """This OS thread has a scheduler, its caller is the main fiber; the scheduler is set up as run() was asked to."""
     if switch_interval is not None and not switch_interval > 0:
         raise ValueError(f"switch_interval must be > 0 seconds or None, not {switch_interval!r}")
     dump_signal = _dump_signal_wanted(dump_signal)
+    seconds = _stall_seconds(stall, stall_after)
     scheduler = Scheduler(clock, poller, stack_size, schedule)
+    scheduler._watch_stalls(seconds)
     with contextlib.ExitStack() as undo:
         if schedule is not None:
             schedule.begin()
@@ -183,6 +201,16 @@ def _run_inside(scheduler: Scheduler, main: Callable[[*_Arguments], _Result], ar
                     fiber.cancel("the run has ended")
                 for fiber in left:
                     fiber.join()
+
+
+def _stall_seconds(stall: str, stall_after: float | None) -> float:
+    if stall not in STALL_AFTER:
+        raise ValueError(f"stall must be one of {', '.join(map(repr, STALL_AFTER))}, not {stall!r}")
+    if stall_after is None:
+        return STALL_AFTER[stall]
+    if not 0.001 <= stall_after <= 1e6:
+        raise ValueError(f"stall_after must be 0.001 to 1,000,000 seconds or None, not {stall_after!r}")
+    return stall_after if stall != "off" else 0.0
 
 
 def _dump_signal_wanted(given: int | None) -> int | None:
@@ -249,3 +277,4 @@ def _after_fork_in_child() -> None:
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
 atexit.register(_leave_at_exit)
+tell_stalls_to(_watch.tell)

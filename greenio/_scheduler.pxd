@@ -23,6 +23,25 @@ cdef extern from "monitor.h":
         uint64_t idle_periods
         int waiting
         int wake_fd
+        uint64_t looks
+        int64_t stall_after_ns
+        uint64_t run_id
+        int thread_id
+        int poll_fd
+        const size_t *ring_head
+        const size_t *ring_tail
+        const Py_ssize_t *io_waiting
+        int asked
+        int64_t due_ns
+        int64_t tell_after_ns
+        int64_t still_ns
+        int64_t needed_ns
+
+cdef extern from "system_calls.h":
+    struct greenio_system_call:
+        int number
+        int descriptor
+        const char *name
 
 cdef extern from "timers.h":
     enum:
@@ -247,6 +266,8 @@ cdef class Scheduler:
     cdef void fail_to_start(self, Fiber fiber, object exception) noexcept
     cdef bint is_deadlocked(self) except -1
     cdef object deadlock_text(self)
+    cdef int tell_stall(self, const greenio_system_call *call) except -1
+    cdef void name_run(self) noexcept
     cdef int listen_for_signals(self) except -1
     cdef int forget_thread(self) except -1
     cdef void wake_joiners_of_main(self) noexcept

@@ -19,7 +19,7 @@ import weakref
 cimport cython
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_REFCNT
 from libc.errno cimport EBADF
-from libc.stdint cimport uint32_t
+from libc.stdint cimport INT64_MAX, uint32_t
 from libc.stdlib cimport free, malloc
 
 from greenio._switch cimport (
@@ -54,6 +54,7 @@ cdef extern from "monitor.h":
     struct greenio_monitor_hooks:
         int (*forward_signals)(PyThreadState *signals, volatile StatePointer *running) noexcept nogil
         void (*watch_overflow_handler)() noexcept nogil
+        int (*stalled)(greenio_watched *watched) noexcept nogil
     int greenio_monitor_add(greenio_watched *watched, const greenio_monitor_hooks *hooks)
     void greenio_monitor_remove(greenio_watched *watched)
     void greenio_monitor_wait_over(greenio_watched *watched)
@@ -61,6 +62,13 @@ cdef extern from "monitor.h":
     int greenio_monitor_start()
     void greenio_monitor_after_fork_child()
     uint64_t greenio_monitor_ticks()
+
+cdef extern from "assistants.h":
+    ctypedef void (*greenio_assistant_work)(greenio_watched *watched, uint64_t run_id, const greenio_system_call *call) noexcept
+    void greenio_assistants_work(greenio_assistant_work work)
+    int greenio_assistants_send(greenio_watched *watched) nogil
+    void greenio_assistants_end()
+    void greenio_assistants_after_fork_child()
 
 cdef extern from "timers.h":
     uint32_t greenio_timers_add(greenio_timers *timers, int64_t deadline_ns, void *owner)
@@ -78,7 +86,9 @@ cdef extern from "asm/context.h":
 cdef extern from * nogil:
     """
     #include <stdint.h>
+    #include <sys/syscall.h>
     #include <time.h>
+    #include <unistd.h>
 
     /* The OS thread's scheduler. The accessors are never inlined: the address of a thread-local variable must not be carried across a
      * switch, after which the fiber may be on another OS thread. */
@@ -93,7 +103,9 @@ cdef extern from * nogil:
         return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
     }
     #define greenio_prefetch(address) __builtin_prefetch(address)
+    #define greenio_kernel_thread_id() ((int)syscall(SYS_gettid))
     """
+    int greenio_kernel_thread_id()
     void *greenio_scheduler_get()
     void greenio_scheduler_set(void *scheduler)
     int64_t greenio_monotonic_ns()
@@ -128,6 +140,8 @@ cdef uint64_t look_ticks                  # 100 µs
 cdef unsigned long long fibers_made = 0
 cdef set live = set()                     # schedulers between open and close, of all OS threads
 cdef greenio_monitor_hooks monitor_hooks
+cdef uint64_t runs_named = 0
+cdef object stall_teller = None           # tell(scheduler, fiber, seconds, call, which)
 cdef bint monitor_stopped = False         # for a fork; whoever looks around next starts it again
 
 
@@ -750,6 +764,10 @@ cdef class Scheduler:
         self.watches = {}
         self.failed = []
         self.failed_room = FAILED_ROOM
+        self.watched.poll_fd = -1
+        self.watched.ring_head = &self.ring_head
+        self.watched.ring_tail = &self.ring_tail
+        self.watched.io_waiting = &self.io_waiting
 
     def __init__(self, Clock clock=None, Poller poller=None, stack_size=None, Schedule schedule=None):
         self.clock = clock
@@ -764,6 +782,30 @@ cdef class Scheduler:
     def __dealloc__(self):
         free(self.ring)
         greenio_timers_drop(&self.timers)
+
+    def _watch_stalls(self, double seconds):
+        """Have it told when no fiber was switched to for so long though one could run. Before `_open`; 0: never."""
+        self.watched.stall_after_ns = <int64_t>(seconds * 1e9)
+
+    cdef int tell_stall(self, const greenio_system_call *call) except -1:
+        # On an assistant, asked by the monitor some moments ago.
+        cdef int64_t now_ns = greenio_monotonic_ns()
+        cdef int64_t needed_ns = self.watched.needed_ns
+        cdef int64_t still_ns = self.watched.still_ns
+        cdef int64_t due_ns = INT64_MAX
+        if self.watched.waiting or now_ns - still_ns < self.watched.stall_after_ns or self.current is NULL:
+            return 0
+        if self.timers.count and self.clock is None:
+            due_ns = greenio_timers_deadline(&self.timers)
+        self.watched.due_ns = due_ns
+        if needed_ns == 0 and due_ns <= now_ns:
+            needed_ns = max(due_ns, still_ns)
+        if needed_ns == 0 or now_ns - needed_ns < self.watched.tell_after_ns or stall_teller is None:
+            return 0
+        self.watched.tell_after_ns *= 2
+        name = None if call.name is NULL else call.name.decode()
+        stall_teller(self, <Fiber>self.current, (now_ns - still_ns) / 1e9, (call.number, name, call.descriptor), still_ns)
+        return 0
 
     # --- life
 
@@ -795,6 +837,7 @@ cdef class Scheduler:
         self.os_thread = PyThread_get_thread_ident()
         self.watched.running = main.core.thread_state
         self.watched.wake_fd = self.poller.wake_fd
+        self.name_run()
         if threading.main_thread().ident == self.os_thread and hears_signals(main.core.thread_state):
             self.watched.signals = main.core.thread_state
             try:
@@ -805,6 +848,7 @@ cdef class Scheduler:
         self.link(main)
         monitor_hooks.forward_signals = forward_signals
         monitor_hooks.watch_overflow_handler = watch_overflow_handler
+        monitor_hooks.stalled = greenio_assistants_send
         error = greenio_monitor_add(&self.watched, &monitor_hooks)
         if error != 0:
             self.unlink(main)
@@ -814,6 +858,13 @@ cdef class Scheduler:
         live.add(self)
         Py_INCREF(self)
         greenio_scheduler_set(<void *>self)
+
+    cdef void name_run(self) noexcept:
+        global runs_named
+        runs_named += 1
+        self.watched.run_id = runs_named
+        self.watched.thread_id = greenio_kernel_thread_id()
+        self.watched.poll_fd = self.poller.poll_fd
 
     cdef int listen_for_signals(self) except -1:
         pipe = open_signal_pipe()
@@ -911,6 +962,7 @@ cdef class Scheduler:
             give_back_stacks()
         else:
             give_back_all()
+            greenio_assistants_end()
         self.forget_thread()
         self.current = NULL
         greenio_scheduler_set(NULL)
@@ -1026,6 +1078,11 @@ cdef class Scheduler:
     def switch_count(self):
         """How often it has switched from one fiber to another."""
         return self.watched.switches
+
+    @property
+    def ready_count(self):
+        """How many fibers are in the run queue."""
+        return self.ring_tail - self.ring_head
 
     # --- the run queue
 
@@ -1364,6 +1421,7 @@ cdef class Scheduler:
 
     cdef void look_around(self) noexcept:
         self.until_look = LOOK_EVERY
+        self.watched.looks += 1
         self.last_look = greenio_ticks()
         try:
             self.fire_timers()
@@ -1592,6 +1650,7 @@ cdef class Scheduler:
             except OSError:
                 self.drop_watch(watch)   # who waits finds it closed
         self.watched.wake_fd = self.poller.wake_fd
+        self.name_run()
         if pipe is not None:
             close_signal_pipe(pipe)
         self.listen_for_signals()
@@ -1677,6 +1736,26 @@ cdef void number(Fiber fiber) noexcept:
     global fibers_made
     fibers_made += 1
     (<BaseFiber>fiber).id = fibers_made
+
+
+def tell_stalls_to(fn):
+    """From now on fn(scheduler, fiber, seconds, call, which) is called, on an OS thread without fibers, when a run stands still.
+
+    `call` is (number, name or None, descriptor or -1) of the system call that the run's OS thread sits in, the number -1 for none
+    and -2 where that is not known; `which` tells one stall from the next.
+    """
+    global stall_teller
+    stall_teller = fn
+
+
+cdef void assist(greenio_watched *watched, uint64_t run_id, const greenio_system_call *call) noexcept:
+    cdef Scheduler scheduler
+    for scheduler in list(live):
+        if &scheduler.watched is watched and watched.run_id == run_id:
+            try:
+                scheduler.tell_stall(call)
+            finally:
+                scheduler.watched.asked = 0
 
 
 cdef object deadlock_explainer = None      # explain(scheduler) -> str
@@ -1891,6 +1970,7 @@ def _before_fork_hook():
     cdef Scheduler other
     global monitor_stopped
     greenio_monitor_stop()
+    greenio_assistants_end()
     # Not in the hook after the fork: os.fork counts the process's threads after that, and warns.
     monitor_stopped = True
     for other in live:
@@ -1911,6 +1991,7 @@ def _after_fork_in_child():
     global monitor_stopped
     monitor_stopped = False
     greenio_monitor_after_fork_child()
+    greenio_assistants_after_fork_child()
     for other in list(live):
         if other is not scheduler:
             other._abandon()
@@ -1953,6 +2034,7 @@ def monitor_ticks():
 def _set_up():
     import atexit
     calibrate_ticks()
+    greenio_assistants_work(assist)
     os.register_at_fork(before=_before_fork_hook, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
     atexit.register(_end_other_runs)
 

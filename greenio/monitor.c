@@ -3,6 +3,7 @@
 #include "monitor.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -26,13 +27,66 @@ static struct greenio_watched *watched_list;
 static struct greenio_monitor_hooks hooks;
 static volatile uint64_t ticks;
 
+static int64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static int has_events(const struct greenio_watched *watched)
+{
+    struct pollfd asked = {.fd = watched->poll_fd, .events = POLLIN};
+    return *watched->io_waiting > 0 && watched->poll_fd >= 0 && poll(&asked, 1, 0) > 0;
+}
+
+static void ask(struct greenio_watched *watched)
+{
+    watched->asked = 1; /* first: the answer may come at once */
+    if (!hooks.stalled(watched))
+        watched->asked = 0;
+}
+
+static void look_for_stall(struct greenio_watched *watched, int64_t now)
+{
+    uint64_t progress = greenio_monitor_progress(watched);
+    int64_t before = watched->looked_ns;
+    watched->looked_ns = now;
+    if (watched->waiting || progress != watched->seen_progress) {
+        watched->seen_progress = progress;
+        watched->still_ns = now;
+        watched->needed_ns = 0;
+        watched->due_ns = 0;
+        watched->tell_after_ns = watched->stall_after_ns;
+        return;
+    }
+    if (watched->asked)
+        return;
+    if (watched->needed_ns == 0) {
+        int64_t due_ns = watched->due_ns;
+        if (*watched->ring_head != *watched->ring_tail || has_events(watched))
+            watched->needed_ns = before;
+        else if (due_ns != 0 && due_ns <= now)
+            watched->needed_ns = due_ns > watched->still_ns ? due_ns : watched->still_ns;
+        else if (due_ns == 0 && now - watched->still_ns >= watched->stall_after_ns) {
+            ask(watched);
+            return;
+        }
+    }
+    if (watched->needed_ns != 0 && now - watched->needed_ns >= watched->tell_after_ns)
+        ask(watched);
+}
+
 /* Returns whether anything needs another look soon. */
 static int look(void)
 {
     int busy = 0;
+    int64_t now = now_ns();
     for (struct greenio_watched *watched = watched_list; watched != NULL; watched = watched->next) {
         if (watched->signals != NULL)
             hooks.forward_signals(watched->signals, &watched->running);
+        if (watched->stall_after_ns != 0)
+            look_for_stall(watched, now);
         if (!watched->waiting) {
             busy = 1;
             continue;
@@ -142,6 +196,8 @@ int greenio_monitor_add(struct greenio_watched *watched, const struct greenio_mo
     pthread_mutex_lock(&lock);
     hooks = *given;
     watched->seen_idle_period = watched->nudged_idle_period = 0;
+    watched->asked = 0;
+    watched->seen_progress = UINT64_MAX;
     watched->next = watched_list;
     watched_list = watched;
     pthread_mutex_unlock(&lock);
