@@ -29,6 +29,7 @@ MODULES: dict[str, list[str]] = {
     "greenio.pollers.epoll": [],
     "greenio._scheduler": ["greenio/monitor.c", "greenio/timers.c"],
     "greenio._time": [],
+    "greenio._sections": [],
     "greenio._waiting": [],
     "greenio._scopes": [],
     "greenio._sync": [],
