@@ -34,6 +34,7 @@ MODULES: dict[str, list[str]] = {
         "greenio/timers.c",
     ],
     "greenio._time": [],
+    "greenio._sections": [],
     "greenio._waiting": [],
     "greenio._scopes": [],
     "greenio._sync": [],

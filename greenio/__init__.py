@@ -69,6 +69,7 @@ from greenio._scopes import (
     timeout,
     timeout_at,
 )
+from greenio._sections import atomic, pin
 from greenio._select import Selected, after, at, readable, writable
 from greenio._server import DrainReport, Listener, Server, ServerStatistics, listen_tcp, listen_unix, serve
 from greenio._signals import SignalSubscription, signals
@@ -145,6 +146,7 @@ __all__ = [
     "after",
     "as_completed",
     "at",
+    "atomic",
     "can_park",
     "checkpoint",
     "configure_lookups",
@@ -169,6 +171,7 @@ __all__ = [
     "on_big_stack",
     "open",
     "os",
+    "pin",
     "readable",
     "receiving",
     "run",

@@ -139,6 +139,9 @@ cdef class Fiber(BaseFiber):
     cdef bint outcome                 # result or exception is known
     cdef bint observed                # somebody has seen the exception, or it was logged
     cdef int shield                   # > 0: CANCELLED and the limit are held off
+    cdef readonly int pinned          # > 0: it stays on its OS thread
+    cdef int atomic_depth             # > 0: no other fiber runs until it is 0 again; it neither parks nor gives way
+    cdef int atomic_refused           # blocks around it that a wait was refused in: not atomic any more, not left yet
     cdef bint cancel_called           # the fiber as a whole; CANCELLED says whether a scope holds it off
     cdef object cancel_reason
     cdef Limit limit                  # the innermost scope it is in, or None
@@ -224,16 +227,18 @@ cdef class Scheduler:
     cdef dict watches                 # Watch by descriptor: what is registered with the poller
     cdef object signal_pipe           # _SignalPipe, or None
 
-    # Park the current fiber. `reason` and `waiting_on` are for dumps. Raises Cancelled or what was thrown in, before parking or after:
+    # Park the current fiber. `reason` and `waiting_on` are for dumps. RuntimeError inside greenio.atomic(). Raises Cancelled or what was thrown in, before parking or after:
     # whoever waits takes itself off its WaitList then. Otherwise returns a Wake. TIMED_OUT is certain; the others are a hint to look
     # again, and to park again: WOKEN may have been meant for another park of this fiber's (a destructor on the way back from
     # one may park, too), and INTERRUPTED says that there is nothing to raise any more (that destructor got it, or a scope was
     # shielded since), while whatever else came meanwhile found the fiber ready and left it alone.
     cdef int park(self, object reason, object waiting_on, int64_t deadline_ns) except -1
-    # Let the others have their turn. Raises nothing.
-    cdef void give_way(self) noexcept
+    # Let the others have their turn. Raises nothing but RuntimeError inside greenio.atomic().
+    cdef int give_way(self) except -1
     # First thing in any operation that may park: raises what interrupts the current fiber.
     cdef int check(self) except -1
+    # The current fiber has to wait inside greenio.atomic(): raises RuntimeError. Once: on the way out waits are let through.
+    cdef int refuse(self, object reason) except -1
     # Last thing in one that did not park: counts against the budget, after which the fiber gives way.
     cdef void spend(self) noexcept
     cdef int64_t now(self) except? -1

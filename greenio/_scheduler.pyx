@@ -301,6 +301,7 @@ cdef class Fiber(BaseFiber):
         id: unique in the process, in order of creation, from 1.
         scheduler: the Scheduler that runs it.
         stack_bytes: usable C stack in bytes; 0 for a main fiber, which has its OS thread's.
+        pinned: > 0: it stays on its OS thread; see greenio.pin.
     """
 
     def __init__(self):
@@ -538,6 +539,7 @@ cdef class Fiber(BaseFiber):
     cdef void outcome_known(self) noexcept:
         cdef Scheduler scheduler = self.scheduler
         self.outcome = True
+        self.atomic_depth = 0  # of a block that the function has left behind, in a generator
         try:
             if self.raised is not None:
                 self.judge(scheduler)
@@ -978,13 +980,15 @@ cdef class Scheduler:
 
     # --- spawn
 
-    def spawn(self, fn, *args, name=None, stack_size=None):
+    def spawn(self, fn, *args, name=None, stack_size=None, bint pin=False):
         """Make a fiber that calls fn(*args), ready to run; from any OS thread. As greenio.spawn.
 
         Raises:
             RunFinishedError: the run has ended.
         """
-        return self.make(fn, args, name, stack_size, None)
+        cdef Fiber fiber = self.make(fn, args, name, stack_size, None)
+        fiber.pinned = pin
+        return fiber
 
     cdef Fiber make(self, object function, tuple arguments, object name, object stack_size, Limit born_in):
         cdef Fiber fiber
@@ -1250,6 +1254,8 @@ cdef class Scheduler:
                 "destructors, and callbacks of a fiber that got no stack); let it set something, or spawn a fiber")
         if me.interrupts and (me.interrupts & THROWN or not me.shield):
             self.raise_interrupt(me)
+        if me.atomic_depth:
+            self.refuse(reason)
         me.deadline_ns = deadline_ns
         if deadline_ns != NEVER or me.limit_ns != NEVER:
             self.arm(me)
@@ -1267,15 +1273,17 @@ cdef class Scheduler:
             self.raise_interrupt(me)
         return wake
 
-    cdef void give_way(self) noexcept:
+    cdef int give_way(self) except -1:
         cdef PyObject *me = self.current
         if self.hosting:
-            return
+            return 0
+        if (<Fiber>me).atomic_depth:
+            self.refuse("yield")
         if (<Fiber>me).limit_ns != NEVER:
             self.see_time()
         if self.turn_budget == 0:
             self.step(True)
-            return
+            return 0
         if self.ring_head == self.ring_tail:
             self.budget = BUDGET
             self.turn_started = 0
@@ -1285,9 +1293,17 @@ cdef class Scheduler:
             if self.ring_head == self.ring_tail:
                 if self.watched.signals is not NULL:
                     bring_requests(self.watched.signals)
-                return
+                return 0
         self.push(me)
         self.switch_out(me)
+        return 0
+
+    cdef int refuse(self, object reason) except -1:
+        # A task group, say, waits for its fibers whatever comes: it would ask again for ever.
+        cdef Fiber me = <Fiber>self.current
+        me.atomic_refused += me.atomic_depth
+        me.atomic_depth = 0
+        raise RuntimeError(f"cannot wait ({reason}) inside greenio.atomic(): no other fiber may run until the block ends")
 
     cdef void see_time(self) noexcept:
         # For one that has a limit and does not park, so that no timer tells it.
@@ -1311,6 +1327,8 @@ cdef class Scheduler:
         if self.turn_started == 0:
             self.turn_started = greenio_ticks()
         elif self.budget < BUDGET - 1 and (self.budget <= 0 or greenio_ticks() - self.turn_started > ticks_per_ms):
+            if (<Fiber>self.current).atomic_depth:
+                return
             if self.turn_budget == 0:
                 self.step(False)
             else:
@@ -1848,7 +1866,7 @@ def describe_fiber(Fiber fiber not None, str more=""):
 # --- calls from Python -----------------------------------------------------------------------------------------------
 
 
-def spawn(fn, *args, name=None, stack_size=None):
+def spawn(fn, *args, name=None, stack_size=None, bint pin=False):
     """Run fn(*args) as a new fiber, concurrently with the caller, which goes on.
 
     The fiber begins at the caller's next park or later, first come first served, with a copy of the caller's contextvars.
@@ -1858,13 +1876,16 @@ def spawn(fn, *args, name=None, stack_size=None):
         fn: any callable; keyword arguments by functools.partial.
         name: for dumps and logs; "fiber-" and the id unless given.
         stack_size: bytes of C stack, rounded up to a power of two; None: what run was given (256 KiB).
+        pin: it stays on its OS thread, as inside greenio.pin().
     Returns:
         The Fiber. If no stack is to be had when its turn comes, its result is a MemoryError.
     Raises:
         RuntimeError: no fibers run on this OS thread (see Scheduler.spawn).
         TypeError, ValueError: *fn* is not callable, *stack_size* is out of bounds. Nothing was spawned.
     """
-    return current_scheduler_or_raise().make(fn, args, name, stack_size, None)
+    cdef Fiber fiber = current_scheduler_or_raise().make(fn, args, name, stack_size, None)
+    fiber.pinned = pin
+    return fiber
 
 
 def current_fiber():
@@ -1896,7 +1917,7 @@ def yield_now():
 
     Raises:
         Cancelled: this fiber was cancelled.
-        RuntimeError: no fibers run on this OS thread.
+        RuntimeError: no fibers run on this OS thread; or the caller is inside greenio.atomic().
     """
     cdef Scheduler scheduler = current_scheduler_or_raise()
     scheduler.check()

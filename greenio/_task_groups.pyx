@@ -317,7 +317,7 @@ cdef class TaskGroup:
                 + ": no more fibers can be spawned into it")
         return 0
 
-    def spawn(self, fn, *args, name=None, stack_size=None):
+    def spawn(self, fn, *args, name=None, stack_size=None, bint pin=False):
         """Run fn(*args) as a new fiber of the group; as greenio.spawn otherwise. From any fiber and any OS thread.
 
         Never waits: a fiber beyond ``max_running`` begins later, or, if it is cancelled before, not at all.
@@ -329,10 +329,13 @@ cdef class TaskGroup:
                 entered it has ended, or did not come along into this forked process.
             TypeError, ValueError: *fn* is not callable, *stack_size* is out of bounds. Nothing was spawned.
         """
+        cdef Fiber fiber
         self.check_open()
-        return self.scope.fiber.scheduler.make(fn, args, name, stack_size, self.scope)
+        fiber = self.scope.fiber.scheduler.make(fn, args, name, stack_size, self.scope)
+        fiber.pinned = pin
+        return fiber
 
-    def start(self, fn, *args, name=None, stack_size=None):
+    def start(self, fn, *args, name=None, stack_size=None, bint pin=False):
         """Run fn(*args, task_status=status) as a new fiber and wait until it calls status.started(value); returns that value.
 
         Until then it belongs to the caller: it is cancelled with it, and what it raises comes out of this call and is no failure of
@@ -363,6 +366,7 @@ cdef class TaskGroup:
         group.starting += 1
         try:
             fiber = scheduler.make(partial(fn, task_status=status), args, name, stack_size, waiting)
+            fiber.pinned = pin
             status.fiber = fiber
             waiting.wait_for_members(scheduler, "the start of a fiber", fiber)
         finally:

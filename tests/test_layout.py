@@ -47,6 +47,7 @@ LAYERS: list[tuple[str, str, object]] = [
         ],
     ),
     ("primitives", "_time", ["_switch", "_scheduler"]),
+    ("primitives", "_sections", ["_switch", "_scheduler"]),
     ("primitives", "_waiting", ["_switch", "_scheduler"]),
     ("primitives", "_sync", ["_switch", "_scheduler", "_waiting"]),
     ("primitives", "_queues", ["_switch", "_scheduler", "_waiting"]),
