@@ -100,6 +100,8 @@ GENERATED = [
     "-Wno-missing-field-initializers",
     "-Wno-cast-function-type",
     "-Wno-sign-compare",
+    "-include",
+    "greenio/own_errno.h",
 ]
 
 SUPPORTED = "greenio runs on Linux on x86-64 with CPython 3.11 to 3.15 (builds with the GIL)"

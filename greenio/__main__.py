@@ -76,11 +76,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("--seed", type=int, metavar="N", help="an order of the fibers made from this number, the same each time")
     add(
         "--stall",
-        choices=["off", "warn"],
+        choices=["off", "warn", "handoff"],
         default="warn",
-        help="what is done when a fiber keeps the others from running (default warn: a log record)",
+        help="what is done when a fiber keeps the others from running (default warn: a log record; handoff: another OS thread runs the others)",
     )
-    add("--stall-after", type=float, metavar="SECONDS", help="how long that may last (default 0.1)")
+    add("--stall-after", type=float, metavar="SECONDS", help="how long that may last (default 0.1; handoff: 0.01)")
     add("--patch", type=parse_names, metavar="LIST", help="patch these modules only: socket,select")
     add("--no-patch", type=parse_names, metavar="LIST", help="patch all but these modules; all: none")
     add("--version", action="version", version=f"greenio {greenio_version()} ({greenio.__name__}), {sys.version}")

@@ -10,8 +10,8 @@ from _thread import get_ident
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple, TypeVar, TypeVarTuple
 
-from greenio import _dump_signal, _select, _watch
-from greenio._scheduler import Clock, Schedule, Scheduler, tell_stalls_to
+from greenio import _dump_signal, _select, _standard_threads, _watch
+from greenio._scheduler import Clock, Schedule, Scheduler, running_scheduler, tell_stalls_to
 from greenio._scopes import shield
 from greenio._switch import SWAP_LETS_GIL_GO
 from greenio.pollers import Poller
@@ -24,8 +24,9 @@ _Arguments = TypeVarTuple("_Arguments")
 DEFAULT_SWITCH_INTERVAL = 0.0005 if SWAP_LETS_GIL_GO else None
 
 # What a run does about a fiber that does not let the others run, and after how many seconds, if it is not told.
-StallMode = Literal["off", "warn"]
-STALL_AFTER: dict[str, float] = {"off": 0.0, "warn": 0.1}
+StallMode = Literal["off", "warn", "handoff"]
+STALL_AFTER: dict[str, float] = {"off": 0.0, "warn": 0.1, "handoff": 0.01}
+STALL_THREADS = 64
 
 _interval_lock = threading.Lock()
 _intervals: dict[int, float] = {}  # by OS thread: what its run asked for
@@ -43,6 +44,7 @@ def run(
     dump_signal: int | None = None,
     stall: StallMode = "warn",
     stall_after: float | None = None,
+    stall_threads: int = STALL_THREADS,
 ) -> _Result:
     """Call main(*args) as the main fiber of this OS thread, and let it spawn others; return what it returns.
 
@@ -67,8 +69,12 @@ def run(
             environment ("USR1"), which runs on other OS threads leave alone.
         stall: what is done when a fiber keeps the others from running, by a call that blocks or a long computation. "warn": a record
             in the log "greenio" names the fiber, the system call it sits in and its Python stack, from another OS thread, as soon as
-            that gets the GIL; it is repeated sparingly, and greenio.debug.stall_stats() counts. "off": nothing.
-        stall_after: seconds without a switch, while a fiber could run, that make a stall; None: 0.1.
+            that gets the GIL; it is repeated sparingly, and greenio.debug.stall_stats() counts. "off": nothing. "handoff": the others go on
+            on another OS thread, until the stuck fiber waits or otherwise uses greenio: then it is one of them again. Meanwhile it runs beside
+            them, so that what it shares with them may change between two waits; greenio.atomic() and greenio.pin() are for code
+            that minds. It is logged as by "warn". Locks of the threading module know fibers while the run lasts.
+        stall_after: seconds without a switch, while a fiber could run, that make a stall; None: 0.1, and 0.01 for "handoff".
+        stall_threads: how many fibers may be stuck at once, with "handoff"; beyond that the run waits.
     Returns:
         What main returns.
     Raises:
@@ -81,12 +87,12 @@ def run(
     """
     if not callable(main):
         raise TypeError(f"run wants a callable and its arguments, not {main!r}")
-    entered = _entered.get(get_ident())
+    entered = _entered_here()
     if entered is not None and all(
         each is None for each in (stack_size, clock, poller, schedule, dump_signal, stall_after)
     ):
         return _run_inside(entered.scheduler, main, args)
-    with _opened(stack_size, clock, poller, switch_interval, schedule, dump_signal, stall, stall_after) as scheduler:
+    with _opened(stack_size, clock, poller, switch_interval, schedule, dump_signal, stall, stall_after, stall_threads) as scheduler:
         return _run_main(scheduler, main, args)
 
 
@@ -100,6 +106,7 @@ def enter_run(
     dump_signal: int | None = None,
     stall: StallMode = "warn",
     stall_after: float | None = None,
+    stall_threads: int = STALL_THREADS,
 ) -> None:
     """Make the caller the main fiber of this OS thread, as run() makes its main, until leave_run() or the interpreter's exit.
 
@@ -111,8 +118,9 @@ def enter_run(
     Raises:
         RuntimeError, TypeError, ValueError: as run's.
     """
-    manager = _opened(stack_size, clock, poller, switch_interval, schedule, dump_signal, stall, stall_after)
-    _entered[get_ident()] = _Entered(manager.__enter__(), manager)
+    manager = _opened(stack_size, clock, poller, switch_interval, schedule, dump_signal, stall, stall_after, stall_threads)
+    scheduler = manager.__enter__()
+    _entered[scheduler] = _Entered(scheduler, manager)
 
 
 def leave_run() -> None:
@@ -122,12 +130,12 @@ def leave_run() -> None:
         RuntimeError: there is none, or the caller is not its main fiber; nothing was ended.
         SystemExit, KeyboardInterrupt: left a fiber's function.
     """
-    entered = _entered.get(get_ident())
+    entered = _entered_here()
     if entered is None:
         raise RuntimeError("leave_run() without enter_run() on this OS thread")
     if entered.scheduler.current_fiber is not entered.scheduler.main:
         raise RuntimeError(f"leave_run() is for the main fiber; this is {entered.scheduler.current_fiber!r}")
-    del _entered[get_ident()]
+    del _entered[entered.scheduler]
     try:
         entered.scheduler._settle(None, None)
         entered.scheduler._unwind()
@@ -140,11 +148,16 @@ class _Entered(NamedTuple):
     manager: contextlib.AbstractContextManager[Scheduler]
 
 
-_entered: dict[int, _Entered] = {}  # by OS thread
+_entered: dict[Scheduler, _Entered] = {}
+
+
+def _entered_here() -> _Entered | None:
+    scheduler = running_scheduler()
+    return None if scheduler is None else _entered.get(scheduler)
 
 
 def _leave_at_exit() -> None:
-    entered = _entered.get(get_ident())
+    entered = _entered_here()
     # In a forked child whose main fiber stayed behind, there is nothing to leave.
     if entered is not None and entered.scheduler.current_fiber is entered.scheduler.main:
         leave_run()
@@ -160,6 +173,7 @@ def _opened(
     dump_signal: int | None,
     stall: StallMode,
     stall_after: float | None,
+    stall_threads: int,
 ) -> Iterator[Scheduler]:
     """This OS thread has a scheduler, its caller is the main fiber; the scheduler is set up as run() was asked to."""
     if switch_interval is not None and not switch_interval > 0:
@@ -167,7 +181,11 @@ def _opened(
     dump_signal = _dump_signal_wanted(dump_signal)
     seconds = _stall_seconds(stall, stall_after)
     scheduler = Scheduler(clock, poller, stack_size, schedule)
-    scheduler._watch_stalls(seconds)
+    if stall_threads < 1:
+        raise ValueError(f"stall_threads must be >= 1, not {stall_threads}")
+    if stall == "handoff" and schedule is not None:
+        raise ValueError('stall="handoff" is not for a run with a schedule: fibers that run at once have no order')
+    scheduler._watch_stalls(seconds, stall_threads if stall == "handoff" else 0)
     with contextlib.ExitStack() as undo:
         if schedule is not None:
             schedule.begin()
@@ -179,6 +197,10 @@ def _opened(
         if dump_signal is not None:
             _dump_signal.install(dump_signal)
             undo.callback(_dump_signal.remove)
+        if stall == "handoff":
+            # An RLock belongs to the fiber that took it then, not to the OS thread.
+            undo.callback(_standard_threads.put_locks_back)
+            _standard_threads.change_locks()
         undo.callback(_restore_switch_interval, switch_interval)
         _shorten_switch_interval(switch_interval)
         yield scheduler

@@ -18,13 +18,13 @@ import weakref
 
 cimport cython
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_REFCNT
-from libc.errno cimport EBADF
+from libc.errno cimport EBADF, EINTR
 from libc.stdint cimport INT64_MAX, uint32_t
 from libc.stdlib cimport free, malloc
 
 from greenio._switch cimport (
     StatePointer, adopt_thread, after_fork, before_fork, bring_requests, call_on_stack, check_signals, checked_stack_bytes,
-    foreign_states, forget_after_fork, forget_pool_after_fork, forward_signals, give_back_all, give_back_stacks,
+    foreign_states, forget_after_fork, is_in_callback, forget_pool_after_fork, forward_signals, give_back_all, give_back_stacks,
     hears_signals, look_at_stacks, prepare, recover_stack, switch_to, trim_stacks, watch_overflow_handler)
 from greenio.pollers.poller cimport (
     FAILED, HANG_UP, PEER_CLOSED, READABLE, URGENT, WRITABLE)
@@ -45,6 +45,7 @@ cdef extern from "Python.h":
     int PyCode_Addr2Line(PyCodeObject *code, int offset)
     PyFrameObject *PyThreadState_GetFrame(PyThreadState *state)
     unsigned long PyThread_get_thread_ident()
+    int PyErr_CheckSignals() except -1
     const char *PyUnicode_AsUTF8(object text) except NULL
     void Py_XDECREF(PyObject *)
     void PyObject_GC_Track(PyObject *)
@@ -67,6 +68,8 @@ cdef extern from "assistants.h":
     ctypedef void (*greenio_assistant_work)(greenio_watched *watched, uint64_t run_id, const greenio_system_call *call) noexcept
     void greenio_assistants_work(greenio_assistant_work work)
     int greenio_assistants_send(greenio_watched *watched) nogil
+    void greenio_assistants_carry(const sigset_t *mask)
+    void greenio_assistants_let_go()
     void greenio_assistants_end()
     void greenio_assistants_after_fork_child()
 
@@ -85,6 +88,10 @@ cdef extern from "asm/context.h":
 
 cdef extern from * nogil:
     """
+    #include <errno.h>
+    #include <pthread.h>
+    #include <semaphore.h>
+    #include <signal.h>
     #include <stdint.h>
     #include <sys/syscall.h>
     #include <time.h>
@@ -95,6 +102,23 @@ cdef extern from * nogil:
     static __thread void *greenio_thread_scheduler __attribute__((tls_model("initial-exec")));
     static __attribute__((noinline)) void *greenio_scheduler_get(void) { return greenio_thread_scheduler; }
     static __attribute__((noinline)) void greenio_scheduler_set(void *scheduler) { greenio_thread_scheduler = scheduler; }
+    static __attribute__((noinline)) void **greenio_scheduler_here(void) { return &greenio_thread_scheduler; }
+
+    /* And its Carrier, if it is one. */
+    static __thread void *greenio_thread_carrier __attribute__((tls_model("initial-exec")));
+    static __attribute__((noinline)) void *greenio_carrier_get(void) { return greenio_thread_carrier; }
+    static __attribute__((noinline)) void **greenio_carrier_here(void) { return &greenio_thread_carrier; }
+
+    /* 0: it is the caller's turn. Else an errno: ETIMEDOUT, EINTR. */
+    static int greenio_turn_wait(sem_t *turn, int seconds)
+    {
+        struct timespec until;
+        if (seconds == 0)
+            return sem_wait(turn) == 0 ? 0 : errno;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec += seconds;
+        return sem_timedwait(turn, &until) == 0 ? 0 : errno;
+    }
 
     static inline int64_t greenio_monotonic_ns(void)
     {
@@ -108,6 +132,16 @@ cdef extern from * nogil:
     int greenio_kernel_thread_id()
     void *greenio_scheduler_get()
     void greenio_scheduler_set(void *scheduler)
+    void **greenio_scheduler_here()
+    void *greenio_carrier_get()
+    void **greenio_carrier_here()
+    int greenio_turn_wait(sem_t *turn, int seconds)
+    int sem_init(sem_t *semaphore, int shared, unsigned int value)
+    int sem_post(sem_t *semaphore)
+    int sem_destroy(sem_t *semaphore)
+    int pthread_sigmask(int how, const sigset_t *set, sigset_t *before)
+    enum:
+        SIG_BLOCK
     int64_t greenio_monotonic_ns()
     void greenio_prefetch(const void *address)
 
@@ -133,6 +167,8 @@ cdef enum:
     LONG_WAIT_NS = 10_000_000             # time enough to tidy up first
     TRIMMED_A_LOOK = 16           # stacks, of 2 to 4 µs each
     EXIT_PATIENCE_MS = 5000
+    CARRIER_IDLE_SECONDS = 5
+    TELL_REFUSED_NS = 100_000_000
     BIG_STACK_BYTES = 8 * 1024 * 1024
 
 cdef uint64_t ticks_per_ms
@@ -141,7 +177,7 @@ cdef unsigned long long fibers_made = 0
 cdef set live = set()                     # schedulers between open and close, of all OS threads
 cdef greenio_monitor_hooks monitor_hooks
 cdef uint64_t runs_named = 0
-cdef object stall_teller = None           # tell(scheduler, fiber, seconds, call, which)
+cdef object stall_teller = None           # tell(scheduler, fiber, seconds, call, which, beside)
 cdef bint monitor_stopped = False         # for a fork; whoever looks around next starts it again
 
 
@@ -225,18 +261,31 @@ cdef class Limit:
         pass
 
 
+cdef Scheduler come_back_here():
+    # No fibers run on this OS thread, or only one that is stuck: it comes back.
+    cdef void *carrier = greenio_carrier_get()
+    if carrier is NULL or (<Carrier>carrier).fiber is NULL:
+        return None
+    (<Carrier>carrier).come_back()
+    return <Scheduler>greenio_scheduler_get()
+
+
 cdef Scheduler current_scheduler_or_none():
     cdef void *scheduler = greenio_scheduler_get()
-    return None if scheduler is NULL else <Scheduler>scheduler
+    return come_back_here() if scheduler is NULL else <Scheduler>scheduler
 
 
 cdef Scheduler current_scheduler_or_raise():
     cdef void *scheduler = greenio_scheduler_get()
-    if scheduler is NULL:
+    cdef Scheduler found
+    if scheduler is not NULL:
+        return <Scheduler>scheduler
+    found = come_back_here()
+    if found is None:
         raise RuntimeError(
             "no fibers run on this OS thread: call this inside greenio.run(main), or hand it to a scheduler from outside "
             "with scheduler.spawn(fn)")
-    return <Scheduler>scheduler
+    return found
 
 
 cdef int64_t deadline_of(Scheduler scheduler, object timeout) except? -2:
@@ -594,6 +643,7 @@ cdef class Fiber(BaseFiber):
     cdef FiberCore *successor(self, PyThreadState **signals) noexcept:
         cdef Scheduler scheduler = self.scheduler
         cdef PyObject *next
+        see_who_runs(scheduler)
         self.end()
         next = scheduler.next_ready(self.stack_bytes)
         scheduler.budget = scheduler.turn_budget
@@ -604,6 +654,19 @@ cdef class Fiber(BaseFiber):
             scheduler.watched.running = (<Fiber>next).core.thread_state
         signals[0] = scheduler.watched.signals
         return &(<Fiber>next).core
+
+
+@cython.final
+cdef class Root(Fiber):
+    """Where an OS thread of a run with hand-off stands while it runs no fiber."""
+
+    cdef void outcome_known(self) noexcept:
+        pass
+
+    cdef FiberCore *successor(self, PyThreadState **signals) noexcept:
+        # The home's, at the end of the run.
+        signals[0] = self.scheduler.watched.signals
+        return &self.scheduler.main.core
 
 
 cdef object log():
@@ -738,6 +801,122 @@ cdef void close_signal_pipe(_SignalPipe pipe) except *:
     os.close(pipe.writer)
 
 
+# --- carriers --------------------------------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class Carrier:
+    # An OS thread of a run with hand-off.
+
+    def __cinit__(self, Scheduler scheduler):
+        sem_init(&self.turn, 0, 0)
+        self.scheduler = scheduler
+        scheduler.carriers_made += 1
+        self.number = scheduler.carriers_made
+        self.held_up = []
+        self.scheduler_here = greenio_scheduler_here()
+        self.carrier_here = greenio_carrier_here()
+        self.kernel_id = greenio_kernel_thread_id()
+        self.root = Root.__new__(Root)
+        self.root.scheduler = scheduler
+        self.root.run_state = PARKED
+        self.root.timer = GREENIO_TIMER_NONE
+        self.root.limit_ns = NEVER
+        self.root.deadline_ns = NEVER
+        self.root.given_name = "root"
+        self.root.atomic_depth = 1         # nothing is handed off while it is the current one
+        self.root.carrier_number = self.number
+        self.root.stack_bytes = scheduler.stack_bytes
+        self.root.function = self._carry   # at home, where the root needs a stack of its own
+        self.root.arguments = ()
+        Py_INCREF(self.root)               # goes with its stack, or in __dealloc__
+        scheduler.carriers.append(self)
+
+    def __dealloc__(self):
+        sem_destroy(&self.turn)
+
+    def _carry(self):
+        self.carry()
+
+    cdef void come_back(self) noexcept:
+        # On the stuck fiber's stack. Others may run it once its root has said that it is ready.
+        cdef Fiber me = <Fiber>self.fiber
+        cdef PyThreadState *signals = NULL
+        self.order = TAKE_BACK
+        if self is self.scheduler.home:
+            signals = self.scheduler.watched.away_signals
+            self.scheduler.watched.away_running = self.root.core.thread_state
+        switch_to(&me.core, &self.root.core, signals)
+
+    cdef void carry(self) noexcept:
+        # The root: comes here whenever no fiber runs on this OS thread.
+        cdef Scheduler scheduler = self.scheduler
+        cdef PyObject *root = <PyObject *>self.root
+        cdef PyObject *next
+        cdef Carrier to
+        while self.order != END_CARRYING:
+            self.root.run_state = PARKED
+            if self.order == TAKE_BACK:
+                scheduler.take_back(self)
+            elif self.order == PASS_ON:
+                to = scheduler.pass_to
+                scheduler.pass_to = None
+                if to is not None and to is not self and to.state == IDLE and to.order != END_CARRYING:
+                    self.state = IDLE
+                    if self is scheduler.home:
+                        scheduler.watched.away_running = self.root.core.thread_state
+                    scheduler.give(to)
+            self.order = CARRY_ON
+            if self.state != CARRYING:
+                if not self.wait_for_turn():
+                    continue
+            next = scheduler.next_ready(0)
+            if next is root:
+                continue
+            scheduler.budget = scheduler.turn_budget
+            (<Fiber>next).run_state = RUNNING
+            scheduler.current = next
+            scheduler.watched.switches += 1
+            scheduler.watched.running = (<Fiber>next).core.thread_state
+            switch_to(&self.root.core, &(<Fiber>next).core, scheduler.watched.signals)
+
+    cdef bint wait_for_turn(self) noexcept:
+        # False: look at the state and the order.
+        cdef Scheduler scheduler = self.scheduler
+        cdef bint is_home = self is scheduler.home
+        cdef int error
+        with nogil:
+            error = greenio_turn_wait(&self.turn, 0 if is_home else CARRIER_IDLE_SECONDS)
+        if error == 0:
+            if is_home and self.state == CARRYING and scheduler.watched.signals is not NULL:
+                self.handle_signals()   # the interpreter may have forgotten them while main ran elsewhere
+            return self.state == CARRYING
+        if is_home:
+            self.handle_signals()
+        elif error != EINTR and self.state == IDLE and self.order != END_CARRYING:
+            scheduler.retire(self)
+        return False
+
+    cdef void let_go(self) noexcept:
+        # An assistant, which carries nothing: it goes back to where it came from.
+        if self.order != END_CARRYING:
+            self.order = END_CARRYING
+            self.scheduler.carriers.remove(self)
+            greenio_assistants_let_go()
+            sem_post(&self.turn)
+
+    cdef void drop_root(self) noexcept:
+        self.root.core.thread_state = NULL
+        self.root.function = None
+        Py_DECREF(self.root)
+
+    cdef void handle_signals(self) noexcept:
+        try:
+            PyErr_CheckSignals()
+        except BaseException as error:
+            self.scheduler.throw_into_main(error)
+
+
 # --- the scheduler ---------------------------------------------------------------------------------------------------
 
 
@@ -778,6 +957,8 @@ cdef class Scheduler:
             self.turn_budget = 0
             self.budget = 0
             self.turn_started = 1
+        self.carriers = []
+        self.untold = []
         self.stack_bytes = checked_stack_bytes(stack_size)
         self.poller = DefaultPoller() if poller is None else poller
 
@@ -785,9 +966,13 @@ cdef class Scheduler:
         free(self.ring)
         greenio_timers_drop(&self.timers)
 
-    def _watch_stalls(self, double seconds):
-        """Have it told when no fiber was switched to for so long though one could run. Before `_open`; 0: never."""
+    def _watch_stalls(self, double seconds, Py_ssize_t threads=0):
+        """Have it told when no fiber was switched to for so long though one could run; 0: never. Before `_open`.
+
+        With *threads* > 0, the others are run by another OS thread then: as many fibers may be stuck at once.
+        """
         self.watched.stall_after_ns = <int64_t>(seconds * 1e9)
+        self.most_carriers = threads
 
     cdef int tell_stall(self, const greenio_system_call *call) except -1:
         # On an assistant, asked by the monitor some moments ago.
@@ -802,11 +987,24 @@ cdef class Scheduler:
         self.watched.due_ns = due_ns
         if needed_ns == 0 and due_ns <= now_ns:
             needed_ns = max(due_ns, still_ns)
-        if needed_ns == 0 or now_ns - needed_ns < self.watched.tell_after_ns or stall_teller is None:
+        if needed_ns == 0:
             return 0
-        self.watched.tell_after_ns *= 2
-        name = None if call.name is NULL else call.name.decode()
-        stall_teller(self, <Fiber>self.current, (now_ns - still_ns) / 1e9, (call.number, name, call.descriptor), still_ns)
+        if self.most_carriers:
+            if now_ns - needed_ns >= self.watched.stall_after_ns // 2 and self.may_hand_off():
+                return self.hand_off(call, (now_ns - still_ns) / 1e9)
+            # Again at every look.
+            self.watched.tell_after_ns = now_ns - needed_ns
+            if self.watched.switches != self.refused_at:
+                self.refused_at = self.watched.switches
+                self.refused_ns = TELL_REFUSED_NS
+            if now_ns - needed_ns < self.refused_ns:
+                return 0
+            self.refused_ns *= 2
+        elif now_ns - needed_ns < self.watched.tell_after_ns:
+            return 0
+        else:
+            self.watched.tell_after_ns *= 2
+        tell_of(self, <Fiber>self.current, (now_ns - still_ns) / 1e9, (call.number, name_of(call), call.descriptor), still_ns, False)
         return 0
 
     # --- life
@@ -820,7 +1018,7 @@ cdef class Scheduler:
         """
         cdef Fiber main
         cdef int error
-        if greenio_scheduler_get() is not NULL:
+        if current_scheduler_or_none() is not None:
             raise RuntimeError(
                 "greenio.run() inside greenio.run(): this OS thread runs fibers already; call the function directly, "
                 "spawn it, or run it on another OS thread")
@@ -840,6 +1038,8 @@ cdef class Scheduler:
         self.watched.running = main.core.thread_state
         self.watched.wake_fd = self.poller.wake_fd
         self.name_run()
+        if self.most_carriers:
+            self.start_carriers()
         if threading.main_thread().ident == self.os_thread and hears_signals(main.core.thread_state):
             self.watched.signals = main.core.thread_state
             try:
@@ -919,6 +1119,7 @@ cdef class Scheduler:
                 self.waits_for_all = False
         finally:
             self.main.shield -= 1
+        self.go_home()
         self.ended = True
         fatal, self.fatal = self.fatal, None
         thrown, self.main.thrown = self.main.thrown, None
@@ -956,6 +1157,7 @@ cdef class Scheduler:
         live.discard(self)
         recover_stack(&main.core)
         greenio_monitor_remove(&self.watched)
+        self.end_carriers()
         main.run_state = DONE
         main.core.thread_state = NULL
         self.wake_joiners_of_main()
@@ -996,6 +1198,7 @@ cdef class Scheduler:
         cdef PyFrameObject *frame
         if not callable(function):
             raise TypeError(f"spawn wants a callable and its arguments, not {function!r}")
+        see_who_runs(self)
         # While the last fibers are unwound only they may spawn: an OS thread that spawns all the time must not keep the run from ending.
         if self.ended or self.closed or (self.closing and greenio_scheduler_get() is not <void *>self):
             raise RunFinishedError(f"cannot spawn {function!r}: the run has ended")
@@ -1184,10 +1387,15 @@ cdef class Scheduler:
                 self.look_around()
             if self.ring_head == self.ring_tail:
                 self.idle()
+            if self.pass_to is not None:
+                self.carrier.order = PASS_ON
+                return <PyObject *>self.carrier.root
             if self.turn_budget == 0:
                 self.choose_next()
             next = self.ring[self.ring_head & self.ring_mask]
             self.ring_head += 1
+            if (<Fiber>next).carrier_number != self.carrier_number and not self.admit(<Fiber>next):
+                continue
             if self.ring_tail - self.ring_head > FETCH_FIBER:
                 self.prefetch()
             if (<Fiber>next).core.started or (<Fiber>next).stack_bytes == own_stack_bytes:
@@ -1245,9 +1453,13 @@ cdef class Scheduler:
     # --- waiting
 
     cdef int park(self, object reason, object waiting_on, int64_t deadline_ns) except -1:
-        cdef Fiber me = <Fiber>self.current
+        cdef Fiber me
         cdef int wake
-        cdef unsigned char outer_wake = me.wake
+        cdef unsigned char outer_wake
+        if self.away:
+            self.come_back()
+        me = <Fiber>self.current
+        outer_wake = me.wake
         if self.hosting:
             raise RuntimeError(
                 f"a signal handler cannot wait ({reason}): no fiber runs, it was called on top of the idle loop (as are "
@@ -1274,7 +1486,10 @@ cdef class Scheduler:
         return wake
 
     cdef int give_way(self) except -1:
-        cdef PyObject *me = self.current
+        cdef PyObject *me
+        if self.away:
+            self.come_back()
+        me = self.current
         if self.hosting:
             return 0
         if (<Fiber>me).atomic_depth:
@@ -1294,6 +1509,8 @@ cdef class Scheduler:
                 if self.watched.signals is not NULL:
                     bring_requests(self.watched.signals)
                 return 0
+        if self.away:
+            self.come_back()
         self.push(me)
         self.switch_out(me)
         return 0
@@ -1313,7 +1530,10 @@ cdef class Scheduler:
             self.throw_into_main(error)
 
     cdef int check(self) except -1:
-        cdef Fiber me = <Fiber>self.current
+        cdef Fiber me
+        if self.away:
+            self.come_back()
+        me = <Fiber>self.current
         if comes_first(me.limit_ns, self.seen_ns) and not me.shield and not self.hosting:
             me.limit.expire(me)
         # While hosting they are not for whoever calls: a signal handler on top of the idle loop.
@@ -1323,6 +1543,8 @@ cdef class Scheduler:
 
     cdef void spend(self) noexcept:
         # The first one of a turn is what woke the fiber, as a rule, and is not worth a look at the time.
+        if self.away:
+            self.come_back()
         self.budget -= 1
         if self.turn_started == 0:
             self.turn_started = greenio_ticks()
@@ -1440,6 +1662,7 @@ cdef class Scheduler:
     cdef void look_around(self) noexcept:
         self.until_look = LOOK_EVERY
         self.watched.looks += 1
+        self.looking = True
         self.last_look = greenio_ticks()
         try:
             self.fire_timers()
@@ -1449,6 +1672,7 @@ cdef class Scheduler:
             self.throw_into_main(error)
         look_at_stacks(1)
         trim_stacks(TRIMMED_A_LOOK)
+        self.looking = False
         if monitor_stopped:
             start_monitor_again()
 
@@ -1458,7 +1682,7 @@ cdef class Scheduler:
         self.deadlock_looks = 0
         if monitor_stopped:
             start_monitor_again()
-        while self.ring_head == self.ring_tail:
+        while self.ring_head == self.ring_tail and self.pass_to is None:
             try:
                 self.idle_once()
             except BaseException as error:
@@ -1517,6 +1741,8 @@ cdef class Scheduler:
                 check_signals(self.watched.signals)
                 if self.ring_head != self.ring_tail:
                     return 0
+            if self.pass_to is not None:
+                return 0
             self.poller.wait(timeout_ns)
         finally:
             greenio_monitor_wait_over(&self.watched)
@@ -1575,6 +1801,184 @@ cdef class Scheduler:
         finally:
             wait_remove(&self.quiet_waiters, &node)
 
+    # --- hand-off: see the contract, and "Hand-off" in ARCHITECTURE.md
+
+    cdef void come_back(self) noexcept:
+        cdef void *carrier
+        if greenio_scheduler_get() is <void *>self:
+            return
+        carrier = greenio_carrier_get()
+        if carrier is not NULL and (<Carrier>carrier).scheduler is self and (<Carrier>carrier).fiber is not NULL:
+            (<Carrier>carrier).come_back()
+
+    cdef int go_home(self) except -1:
+        cdef Fiber me
+        if self.home is None:
+            return 0
+        self.come_back()
+        if self.carrier is self.home:
+            return 0
+        me = <Fiber>self.current
+        me.pinned += 1
+        me.carrier_number = self.home.number
+        self.push(<PyObject *>me)
+        self.switch_out(<PyObject *>me)
+        me.pinned -= 1
+        return 0
+
+    cdef int start_carriers(self) except -1:
+        cdef Carrier home = Carrier(self)
+        prepare(home.root)
+        pthread_sigmask(SIG_BLOCK, NULL, &self.signal_mask)
+        self.home = self.carrier = home
+        home.state = CARRYING
+        self.carrier_number = (<Fiber>self.current).carrier_number = home.number
+        home.carrier_here[0] = <void *>home
+        return 0
+
+    cdef void end_carriers(self) noexcept:
+        # By main, at home; nobody is stuck.
+        cdef Carrier carrier
+        if self.home is None:
+            return
+        for carrier in self.carriers[1:]:
+            carrier.let_go()
+        self.home.order = END_CARRYING
+        switch_to(&self.main.core, &self.home.root.core, self.watched.signals)
+        self.home.carrier_here[0] = NULL
+        self.carriers = []
+        self.carrier = self.home = self.pass_to = None
+
+    cdef void forget_carriers(self) noexcept:
+        # In a forked child.
+        cdef Carrier carrier
+        for carrier in self.carriers:
+            forget_after_fork(&carrier.root.core)
+            carrier.drop_root()
+        self.carriers = []
+        self.carrier = self.home = self.pass_to = None
+
+    cdef bint may_hand_off(self) noexcept:
+        # Not while the scheduler itself is at work on the current fiber's stack, nor in the middle of a switch.
+        cdef Fiber fiber = <Fiber>self.current
+        return (self.carrier is not None and fiber.run_state == RUNNING and fiber.core.context is NULL and fiber.atomic_depth == 0 and not self.hosting
+                and not self.looking and not self.closed and not self.forking and self.carrier.state == CARRYING)
+
+    cdef int hand_off(self, const greenio_system_call *call, double seconds) except -1:
+        # On an assistant, which may become the one that carries.
+        cdef Carrier to = None
+        cdef Carrier stuck = self.carrier
+        cdef Carrier each
+        for each in self.carriers:
+            if each.state == IDLE and each.order != END_CARRYING:
+                to = each
+                break
+        if to is None:
+            if <Py_ssize_t>len(self.carriers) > self.most_carriers:
+                return 0
+            install_overflow_handler()
+            to = Carrier(self)
+            adopt_thread(to.root)
+        stuck.state = STUCK
+        stuck.fiber = self.current
+        self.away += 1
+        self.outside_calls += 1
+        self.handoffs += 1
+        self.pass_to = None
+        self.untold.append((<Fiber>self.current, seconds, (call.number, name_of(call), call.descriptor), self.handoffs))
+        if stuck is self.home:
+            self.watched.away_running = (<Fiber>self.current).core.thread_state
+        self.give(to)
+        greenio_assistants_send(&self.watched)
+        if to.root.core.stack is not NULL or to.carrier_here is not greenio_carrier_here():
+            return 0
+        # This thread is it.
+        self.watched.asked = 0
+        to.carrier_here[0] = <void *>to
+        quiet_threads.append(to)
+        greenio_assistants_carry(&self.signal_mask)
+        to.carry()
+        quiet_threads.remove(to)
+        to.carrier_here[0] = NULL
+        to.drop_root()
+        forget_overflow_thread()
+        return 0
+
+    cdef void give(self, Carrier to) noexcept:
+        cdef Carrier before = self.carrier
+        before.scheduler_here[0] = NULL
+        to.scheduler_here[0] = <void *>self
+        if before is self.home:
+            self.watched.away_signals = self.watched.signals
+            self.watched.signals = NULL
+        self.carrier = to
+        self.carrier_number = to.number
+        self.current = <PyObject *>to.root
+        self.watched.thread_id = to.kernel_id
+        self.watched.looks += 1
+        to.state = CARRYING
+        if to is self.home:
+            self.watched.running = to.root.core.thread_state
+            self.watched.signals = self.watched.away_signals
+            self.watched.away_signals = NULL
+        sem_post(&to.turn)
+
+    cdef void take_back(self, Carrier carrier) noexcept:
+        # Its stuck fiber has left it.
+        cdef PyObject *fiber = carrier.fiber
+        carrier.fiber = NULL
+        carrier.state = IDLE
+        self.away -= 1
+        self.outside_calls -= 1
+        self.push(fiber)
+        held_up, carrier.held_up = carrier.held_up, []
+        for each in held_up:
+            self.push(<PyObject *>each)
+        if carrier is self.home:
+            self.summon(carrier)
+
+    cdef void summon(self, Carrier carrier) noexcept:
+        self.pass_to = carrier
+        self.until_look = 0
+        if self.watched.waiting:
+            self.poller.wake()
+
+    cdef void retire(self, Carrier carrier) noexcept:
+        # It has had nothing to do for a while: unless fibers depend on it, its OS thread may end.
+        cdef Fiber fiber
+        for fiber in self.fibers():
+            if fiber.carrier_number == carrier.number and (fiber.pinned or is_in_callback(&fiber.core)):
+                return
+        carrier.let_go()
+
+    cdef bint admit(self, Fiber fiber) noexcept:
+        # The fiber, just taken from the run queue, ran on another OS thread before, or nowhere. False: it cannot run here.
+        cdef Carrier carrier
+        if fiber.carrier_number == 0 and fiber.pinned:
+            fiber.carrier_number = self.home.number
+        if fiber.carrier_number == self.carrier_number:
+            return True
+        if fiber.carrier_number != 0 and (fiber.pinned or is_in_callback(&fiber.core)):
+            for carrier in self.carriers:
+                if carrier.number != fiber.carrier_number:
+                    continue
+                if carrier.state == STUCK:
+                    carrier.held_up.append(fiber)
+                else:
+                    self.ring_head -= 1
+                    self.summon(carrier)
+                return False
+        fiber.carrier_number = self.carrier_number
+        return True
+
+    cdef void tell_untold(self) noexcept:
+        while self.untold:
+            fiber, seconds, call, which = self.untold.pop(0)
+            try:
+                tell_of(self, fiber, seconds, call, which, True)
+            except BaseException as error:
+                log().error("a hand-off could not be told", exc_info=error)
+
     # --- fork and exit
 
     cdef void become_only(self) noexcept:
@@ -1583,6 +1987,12 @@ cdef class Scheduler:
         cdef Fiber me = <Fiber>self.current
         cdef Fiber fiber
         cdef Watch watch
+        self.forget_carriers()
+        greenio_carrier_here()[0] = NULL
+        self.carrier_number = me.carrier_number = 0
+        self.away = 0
+        self.forking = False
+        self.untold = []
         # The others' nodes lie on their stacks, so they go first. One of ours is here if we forked in a signal handler on top of the
         # idle loop.
         self.io_waiting = 0
@@ -1610,6 +2020,12 @@ cdef class Scheduler:
         self.main = me
         self.os_thread = PyThread_get_thread_ident()
         self.watched.running = me.core.thread_state
+        self.watched.away_signals = NULL
+        if self.most_carriers:
+            try:
+                self.start_carriers()
+            except MemoryError:
+                pass    # the child does without
         # A signal handler forked, on top of the idle loop. What its fiber waits for may have been in a line or a fiber that is gone.
         if me.run_state == PARKED:
             unpark(me, WOKEN)
@@ -1637,6 +2053,7 @@ cdef class Scheduler:
     def _abandon(self):
         """In a forked child: this was another OS thread's, which did not come along."""
         cdef _SignalPipe pipe = self.signal_pipe
+        self.forget_carriers()
         live.discard(self)
         self.closed = True
         self.current = NULL
@@ -1726,6 +2143,8 @@ cdef class Scheduler:
         # whatever happens. Who comes meanwhile lines up behind it.
         cdef WaitList *waiters = &watch.writers if to_write else &watch.readers
         cdef int wake = WOKEN
+        if self.away:
+            self.come_back()
         if node.fiber is NULL:
             wait_append(waiters, node, self.current)
         self.io_waiting += 1
@@ -1757,13 +2176,23 @@ cdef void number(Fiber fiber) noexcept:
 
 
 def tell_stalls_to(fn):
-    """From now on fn(scheduler, fiber, seconds, call, which) is called, on an OS thread without fibers, when a run stands still.
+    """From now on fn(scheduler, fiber, seconds, call, which, beside) is called, on an OS thread without fibers, when a run stands still.
 
     `call` is (number, name or None, descriptor or -1) of the system call that the run's OS thread sits in, the number -1 for none
-    and -2 where that is not known; `which` tells one stall from the next.
+    and -2 where that is not known; `which` tells one stall from the next; `beside`: the other fibers go on, on another OS thread.
     """
     global stall_teller
     stall_teller = fn
+
+
+cdef object name_of(const greenio_system_call *call):
+    return None if call.name is NULL else call.name.decode()
+
+
+cdef int tell_of(Scheduler scheduler, Fiber fiber, double seconds, tuple call, int64_t which, bint beside) except -1:
+    if stall_teller is not None:
+        stall_teller(scheduler, fiber, seconds, call, which, beside)
+    return 0
 
 
 cdef void assist(greenio_watched *watched, uint64_t run_id, const greenio_system_call *call) noexcept:
@@ -1771,7 +2200,10 @@ cdef void assist(greenio_watched *watched, uint64_t run_id, const greenio_system
     for scheduler in list(live):
         if &scheduler.watched is watched and watched.run_id == run_id:
             try:
-                scheduler.tell_stall(call)
+                if scheduler.untold:
+                    scheduler.tell_untold()
+                else:
+                    scheduler.tell_stall(call)
             finally:
                 scheduler.watched.asked = 0
 
@@ -1986,10 +2418,30 @@ def _end_process(Fiber fiber not None):
 # --- fork, and the interpreter's exit --------------------------------------------------------------------------------
 
 
-def _before_fork_hook():
+def get_ready_to_fork():
+    """First of all hooks before a fork: from here to the fork's end the current fiber stays on the OS thread that it is on now.
+
+    That is the run's own, if it is to be had. OS threads that wait for fibers to run end.
+    """
     cdef Scheduler scheduler = current_scheduler_or_none()
+    cdef Carrier carrier
+    if scheduler is None or scheduler.home is None or scheduler.forking:
+        return
+    if not scheduler.hosting and (scheduler.home.state == IDLE or scheduler.current is <PyObject *>scheduler.main):
+        scheduler.go_home()
+    scheduler.forking = True
+    (<Fiber>scheduler.current).atomic_depth += 1
+    for carrier in scheduler.carriers[1:]:
+        if carrier.state == IDLE:
+            carrier.let_go()
+
+
+def _before_fork_hook():
+    cdef Scheduler scheduler
     cdef Scheduler other
     global monitor_stopped
+    get_ready_to_fork()
+    scheduler = current_scheduler_or_none()
     greenio_monitor_stop()
     greenio_assistants_end()
     # Not in the hook after the fork: os.fork counts the process's threads after that, and warns.
@@ -2004,6 +2456,9 @@ def _after_fork_in_parent():
     cdef Scheduler scheduler = current_scheduler_or_none()
     if scheduler is not None:
         after_fork(&(<Fiber>scheduler.current).core, scheduler.thread_id)
+        if scheduler.forking:
+            scheduler.forking = False
+            (<Fiber>scheduler.current).atomic_depth -= 1
 
 
 def _after_fork_in_child():

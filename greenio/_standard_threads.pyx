@@ -33,6 +33,7 @@ from greenio._waiting cimport (
     stand_in_line, wait, waiter_drop, waiter_init)
 
 from greenio._errors import Cancelled, DeadlockError, RunFinishedError
+from greenio._scheduler import get_ready_to_fork
 
 cdef extern from *:
     """
@@ -138,6 +139,7 @@ cdef object trial_queue = _queue.SimpleQueue()
 cdef tuple trial_arguments = (None,)
 
 cdef dict lines = {}                       # by address of a lock or queue: its WaitingLine, while anybody waits
+cdef int lock_users = 0                    # who wants the standard locks changed
 cdef set blocking_threads = set()          # idents of OS threads that wait for locks by blocking, whatever runs on them
 cdef dict ending = {}                      # by address of an OS thread's sentinel lock: whether the thread is about to release it
 cdef unsigned long forking_thread = 0      # while hooks around a fork run: the OS thread,
@@ -758,12 +760,14 @@ cdef int find_depth_beside_owner() except -1:
 def change_locks():
     """From now on the standard locks park the fibers that wait for them, those that exist as well.
 
-    An RLock that this OS thread holds becomes the running fiber's.
+    An RLock that this OS thread holds becomes the running fiber's. Whoever asks for it says when it is not needed any more, by
+    put_locks_back().
     """
-    global changed
+    global changed, lock_users
     cdef int index
     cdef unsigned long me = my_ident()
     cdef unsigned long os_thread = PyThread_get_thread_ident()
+    lock_users += 1
     if changed:
         return
     if me != os_thread:
@@ -774,15 +778,16 @@ def change_locks():
 
 
 def put_locks_back():
-    """The standard locks are as before; who waits for one tries again.
+    """The standard locks are as before, if nobody else has asked for change_locks(); who waits for one tries again.
 
     An RLock that the running fiber holds becomes this OS thread's.
     """
-    global changed
+    global changed, lock_users
     cdef int index
     cdef unsigned long me = my_ident()
     cdef unsigned long os_thread = PyThread_get_thread_ident()
-    if not changed:
+    lock_users = max(lock_users - 1, 0)
+    if not changed or lock_users:
         return
     changed = False
     for index in range(first_queue_row):
@@ -1233,6 +1238,7 @@ def runs_as_fiber(handle):
 
 def _before_fork():
     global forking_thread, forking_process, forking_ident
+    get_ready_to_fork()
     forking_ident = my_ident()
     forking_process = getpid()
     forking_thread = PyThread_get_thread_ident()

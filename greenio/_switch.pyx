@@ -206,7 +206,6 @@ cdef void switch_to(FiberCore *leaving, FiberCore *target, PyThreadState *signal
     handover.leaving = leaving
     handover.target = target
     handover.signals = signals
-    target.context = NULL
     greenio_pystate_leave(leaving.thread_state)
     transfer = greenio_context_resume(context, &handover)
     arrive(transfer.previous_context, <Handover *>transfer.data)
@@ -217,8 +216,10 @@ cdef inline FiberCore *arrive(greenio_context *previous_context, Handover *hando
     cdef FiberCore *left = handover.leaving
     cdef FiberCore *target = handover.target
     cdef bint ended = left.ended
-    left.context = previous_context
     greenio_pystate_enter(left.thread_state, target.thread_state, handover.signals)
+    # Only now: the GIL may have been let go in there, and who has left cannot be continued elsewhere before its thread state is free.
+    left.context = previous_context
+    target.context = NULL
     if ended:
         bury(left)
     return target
@@ -273,7 +274,6 @@ cdef void leave_for_ever(FiberCore *core, FiberCore *target, PyThreadState *sign
     handover.leaving = core
     handover.target = target
     handover.signals = signals
-    target.context = NULL
     greenio_context_resume(context, &handover)
 
 
@@ -475,6 +475,10 @@ cdef size_t checked_stack_bytes(object requested) except 0:
 def check_stack_size(object stack_size):
     """Raises what spawn would, TypeError or ValueError, if it cannot be a fiber's."""
     checked_stack_bytes(stack_size)
+
+
+cdef bint is_in_callback(FiberCore *core) noexcept:
+    return core.thread_state is not NULL and core.thread_state.gilstate_counter > 1
 
 
 cdef bint hears_signals(PyThreadState *state) noexcept:

@@ -23,6 +23,7 @@ KINDS = {socket.SOCK_STREAM: "TCP", socket.SOCK_DGRAM: "UDP"}
 
 _stalls = 0
 _records = 0
+_handoffs = 0
 _longest = 0.0
 _present: dict[Scheduler, tuple[int, bool]] = {}  # of each run: its newest stall, and whether that one is told
 _places: dict[object, tuple[int, float]] = {}  # by place in the program: stalls there, and when one was told last
@@ -33,19 +34,23 @@ def stall_stats() -> dict[str, Any]:
 
     Returns:
         stalls: times that no fiber was switched to for `stall_after` seconds though one could run; records: log records written
-        about them; longest: seconds that the longest had lasted when it was looked at.
+        about them; handoffs: how many of them ended by another OS thread that runs the other fibers (run(stall="handoff")); longest:
+        seconds that the longest had lasted when it was looked at.
     """
-    return {"stalls": _stalls, "records": _records, "longest": _longest}
+    return {"stalls": _stalls, "records": _records, "handoffs": _handoffs, "longest": _longest}
 
 
-def tell(scheduler: Scheduler, fiber: Fiber, seconds: float, call: tuple[int, str | None, int], which: int) -> None:
+def tell(
+    scheduler: Scheduler, fiber: Fiber, seconds: float, call: tuple[int, str | None, int], which: int, beside: bool
+) -> None:
     """Note that *scheduler* stands still, and log it if it is time to: what _scheduler.tell_stalls_to is given."""
-    global _stalls, _records, _longest
+    global _stalls, _records, _handoffs, _longest
     _longest = max(_longest, seconds)
     stack = fiber.stack
     last = stack[-1] if stack else None
     place = (last.filename, last.lineno) if last is not None else fiber
     present, told = _present.get(scheduler, (0, False))
+    _handoffs += beside
     if present != which:
         _stalls += 1
         told = _is_worth_telling(place)
@@ -57,9 +62,10 @@ def tell(scheduler: Scheduler, fiber: Fiber, seconds: float, call: tuple[int, st
     _records += 1
     began = time.strftime("%H:%M:%S", time.localtime(time.time() - seconds))
     text = "".join(stack.format()).rstrip()
+    others = "the others run beside it now, on another OS thread" if beside else f"{_others(scheduler)} could run"
     _log(
-        "the run has stood still for %.3f s, since %s: fiber %d (%s) %s, and %s could run\n%s",
-        *(seconds, began, fiber.id, fiber.name, describe_call(call), _others(scheduler), text or "  (no Python stack)"),
+        "the run has stood still for %.3f s, since %s: fiber %d (%s) %s, and %s\n%s",
+        *(seconds, began, fiber.id, fiber.name, describe_call(call), others, text or "  (no Python stack)"),
     )
 
 

@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MOST_ASSISTANTS 4          /* at work or waiting; a stall that finds none is told a tick later */
+#define MOST_ASSISTANTS 1024       /* at work or waiting; a scheduler has one at work, and as many that carry as it allows */
 #define IDLE_SECONDS 5
 #define END_PATIENCE_MS 1000
 #define STACK_BYTES ((size_t)1024 * 1024) /* formats a traceback and calls logging's handlers */
@@ -25,6 +25,7 @@ static pthread_cond_t changed;   /* a job is there, or the end */
 static int condition_ready;
 static int alive;                /* threads */
 static int waiting;              /* of them, for a job */
+static int carrying;             /* of them, for as long as it takes */
 static int ending;
 static struct job next_job;      /* not taken yet */
 static volatile pid_t last_ended; /* of the kernel's; 0: none */
@@ -57,7 +58,9 @@ static void *assist(void *unused)
 {
     struct greenio_system_call call;
     struct job job;
+    sigset_t all;
     (void)unused;
+    sigfillset(&all);
     pthread_setname_np(pthread_self(), "greenio-assist");
     pthread_mutex_lock(&lock);
     while (take_job(&job)) {
@@ -66,6 +69,7 @@ static void *assist(void *unused)
         PyGILState_STATE before = PyGILState_Ensure();
         work(job.watched, job.run_id, &call);
         PyGILState_Release(before);
+        pthread_sigmask(SIG_SETMASK, &all, NULL);
         pthread_mutex_lock(&lock);
     }
     alive--;
@@ -85,12 +89,16 @@ static int start_one(void)
         pthread_condattr_destroy(&attributes);
         condition_ready = 1;
     }
-    pthread_t thread; /* signals are blocked: its maker, the monitor, blocks them */
+    pthread_t thread;
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, STACK_BYTES);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     int error = pthread_create(&thread, &attributes, assist, NULL);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
     alive += error == 0;
     return error == 0;
@@ -99,6 +107,21 @@ static int start_one(void)
 void greenio_assistants_work(greenio_assistant_work given)
 {
     work = given;
+}
+
+void greenio_assistants_carry(const sigset_t *mask)
+{
+    pthread_mutex_lock(&lock);
+    carrying++;
+    pthread_mutex_unlock(&lock);
+    pthread_sigmask(SIG_SETMASK, mask, NULL);
+}
+
+void greenio_assistants_let_go(void)
+{
+    pthread_mutex_lock(&lock);
+    carrying--;
+    pthread_mutex_unlock(&lock);
 }
 
 int greenio_assistants_send(struct greenio_watched *watched)
@@ -119,7 +142,7 @@ int greenio_assistants_send(struct greenio_watched *watched)
 void greenio_assistants_end(void)
 {
     pthread_mutex_lock(&lock);
-    int any = alive > 0;
+    int any = alive > carrying;
     pthread_mutex_unlock(&lock);
     if (!any)
         return;
@@ -130,7 +153,7 @@ void greenio_assistants_end(void)
     ending = 1;
     next_job.watched = NULL;
     pthread_cond_broadcast(&changed);
-    for (int error = 0; alive > 0 && error == 0;)
+    for (int error = 0; alive > carrying && error == 0;)
         error = pthread_cond_timedwait(&changed, &lock, &until);
     ending = 0;
     pid_t ended = last_ended;
@@ -147,6 +170,7 @@ void greenio_assistants_after_fork_child(void)
     pthread_mutex_init(&lock, NULL);
     condition_ready = 0;
     alive = 0;
+    carrying = 0;
     waiting = 0;
     ending = 0;
     next_job.watched = NULL;

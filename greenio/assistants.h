@@ -7,6 +7,8 @@
 #ifndef GREENIO_ASSISTANTS_H
 #define GREENIO_ASSISTANTS_H
 
+#include <signal.h>
+
 #include "monitor.h"
 #include "system_calls.h"
 
@@ -16,6 +18,11 @@ typedef void (*greenio_assistant_work)(struct greenio_watched *watched, uint64_t
 
 /* Who does the work, once. */
 void greenio_assistants_work(greenio_assistant_work work);
+
+/* With the GIL, on an assistant at work: it carries fibers from now on, which may last. Nobody waits for its end until somebody says, once
+ * and with the GIL, that it was told to let go of them. Until then it blocks the signals in `mask` only. */
+void greenio_assistants_carry(const sigset_t *mask);
+void greenio_assistants_let_go(void);
 
 /* From the monitor thread, without the GIL: have somebody work on it. 0: nobody can be had; it may be asked again. */
 int greenio_assistants_send(struct greenio_watched *watched);

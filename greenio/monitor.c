@@ -85,6 +85,8 @@ static int look(void)
     for (struct greenio_watched *watched = watched_list; watched != NULL; watched = watched->next) {
         if (watched->signals != NULL)
             hooks.forward_signals(watched->signals, &watched->running);
+        if (watched->away_signals != NULL)
+            hooks.forward_signals(watched->away_signals, &watched->away_running);
         if (watched->stall_after_ns != 0)
             look_for_stall(watched, now);
         if (!watched->waiting) {

@@ -19,6 +19,8 @@
 struct greenio_watched {                 /* one scheduler; lives in it */
     PyThreadState *volatile running;     /* the thread state of the fiber that runs */
     PyThreadState *signals;              /* the state that hears of signals if it is this OS thread's, else NULL */
+    PyThreadState *volatile away_running; /* while its fibers run on another OS thread than that: what runs there now, */
+    PyThreadState *away_signals;         /* and the state that hears of signals; else NULL */
     volatile uint64_t switches;          /* counts every switch; one writer */
     volatile uint64_t idle_periods;      /* counts the times it found nothing to run; one writer */
     volatile int waiting;                /* it is in its poller's wait, or about to be */
