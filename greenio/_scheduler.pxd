@@ -287,6 +287,7 @@ cdef class Scheduler:
     cdef Carrier pass_to              # who is to carry from the next switch on, or None
     cdef list carriers                # all, home first
     cdef unsigned int carriers_made
+    cdef int64_t stall_after_ns       # as it was asked for
     cdef Py_ssize_t most_carriers     # but home; 0: no hand-off
     cdef bint looking                 # the current fiber runs look_around
     cdef bint forking                 # between the hooks of a fork: nothing is handed over
@@ -296,8 +297,10 @@ cdef class Scheduler:
     cdef int64_t refused_ns           # when a stall that cannot be helped is told next, from its beginning,
     cdef uint64_t refused_at          # and which one that is: watched.switches
 
-    # On the caller's fiber, which may be stuck: does nothing if it is not; else it is ready, behind the others, and continued by them.
-    cdef void come_back(self) noexcept
+    # The caller, which may be a stuck fiber: then it becomes ready, behind the others, and is one of them when this returns. Whether it
+    # was: what it has looked at before may have changed.
+    cdef bint come_back(self) noexcept
+    cdef PyObject *find_caller(self) noexcept
     # Back on the OS thread that run() was called on.
     cdef int go_home(self) except -1
     cdef int start_carriers(self) except -1
@@ -383,11 +386,10 @@ cdef bint unpark(Fiber fiber, int wake) noexcept
 cdef Scheduler current_scheduler_or_raise()
 cdef Scheduler current_scheduler_or_none()
 
-# After something that may have let the GIL go for long (a call into Python, an object's destructor): `scheduler.current` is the caller
-# again. What was read before still holds.
-cdef inline void see_who_runs(Scheduler scheduler) noexcept:
-    if scheduler is not None and scheduler.away:
-        scheduler.come_back()
+# The calling fiber, borrowed. scheduler.current may be another one if anything has let the GIL go since the scheduler was asked for: the
+# caller may be stuck by now, and the others go on beside it.
+cdef inline PyObject *caller_of(Scheduler scheduler) noexcept:
+    return scheduler.current if scheduler.away == 0 else scheduler.find_caller()
 
 # The deadline of a timeout in seconds (None: NEVER) from now. TypeError, ValueError name it.
 cdef int64_t deadline_of(Scheduler scheduler, object timeout) except? -2

@@ -63,6 +63,7 @@ cdef extern from "monitor.h":
     int greenio_monitor_start()
     void greenio_monitor_after_fork_child()
     uint64_t greenio_monitor_ticks()
+    void greenio_monitor_set_tick(int64_t ns)
 
 cdef extern from "assistants.h":
     ctypedef void (*greenio_assistant_work)(greenio_watched *watched, uint64_t run_id, const greenio_system_call *call) noexcept
@@ -643,7 +644,8 @@ cdef class Fiber(BaseFiber):
     cdef FiberCore *successor(self, PyThreadState **signals) noexcept:
         cdef Scheduler scheduler = self.scheduler
         cdef PyObject *next
-        see_who_runs(scheduler)
+        if scheduler.away:
+            scheduler.come_back()
         self.end()
         next = scheduler.next_ready(self.stack_bytes)
         scheduler.budget = scheduler.turn_budget
@@ -972,6 +974,7 @@ cdef class Scheduler:
         With *threads* > 0, the others are run by another OS thread then: as many fibers may be stuck at once.
         """
         self.watched.stall_after_ns = <int64_t>(seconds * 1e9)
+        self.stall_after_ns = self.watched.stall_after_ns
         self.most_carriers = threads
 
     cdef int tell_stall(self, const greenio_system_call *call) except -1:
@@ -1198,7 +1201,8 @@ cdef class Scheduler:
         cdef PyFrameObject *frame
         if not callable(function):
             raise TypeError(f"spawn wants a callable and its arguments, not {function!r}")
-        see_who_runs(self)
+        if self.away:
+            self.come_back()
         # While the last fibers are unwound only they may spawn: an OS thread that spawns all the time must not keep the run from ending.
         if self.ended or self.closed or (self.closing and greenio_scheduler_get() is not <void *>self):
             raise RunFinishedError(f"cannot spawn {function!r}: the run has ended")
@@ -1456,8 +1460,7 @@ cdef class Scheduler:
         cdef Fiber me
         cdef int wake
         cdef unsigned char outer_wake
-        if self.away:
-            self.come_back()
+        cdef bint moved = self.away != 0 and self.come_back()
         me = <Fiber>self.current
         outer_wake = me.wake
         if self.hosting:
@@ -1468,6 +1471,8 @@ cdef class Scheduler:
             self.raise_interrupt(me)
         if me.atomic_depth:
             self.refuse(reason)
+        if moved:
+            return WOKEN    # others ran since the caller saw that it has to wait
         me.deadline_ns = deadline_ns
         if deadline_ns != NEVER or me.limit_ns != NEVER:
             self.arm(me)
@@ -1487,8 +1492,8 @@ cdef class Scheduler:
 
     cdef int give_way(self) except -1:
         cdef PyObject *me
-        if self.away:
-            self.come_back()
+        if self.away and self.come_back():
+            return 0
         me = self.current
         if self.hosting:
             return 0
@@ -1509,8 +1514,8 @@ cdef class Scheduler:
                 if self.watched.signals is not NULL:
                     bring_requests(self.watched.signals)
                 return 0
-        if self.away:
-            self.come_back()
+        if self.away and self.come_back():
+            return 0
         self.push(me)
         self.switch_out(me)
         return 0
@@ -1803,13 +1808,22 @@ cdef class Scheduler:
 
     # --- hand-off: see the contract, and "Hand-off" in ARCHITECTURE.md
 
-    cdef void come_back(self) noexcept:
+    cdef bint come_back(self) noexcept:
         cdef void *carrier
         if greenio_scheduler_get() is <void *>self:
-            return
+            return False
         carrier = greenio_carrier_get()
-        if carrier is not NULL and (<Carrier>carrier).scheduler is self and (<Carrier>carrier).fiber is not NULL:
-            (<Carrier>carrier).come_back()
+        if carrier is NULL or (<Carrier>carrier).scheduler is not self or (<Carrier>carrier).fiber is NULL:
+            return False
+        (<Carrier>carrier).come_back()
+        return True
+
+    cdef PyObject *find_caller(self) noexcept:
+        cdef void *carrier
+        if greenio_scheduler_get() is <void *>self:
+            return self.current
+        carrier = greenio_carrier_get()
+        return self.current if carrier is NULL or (<Carrier>carrier).fiber is NULL else (<Carrier>carrier).fiber
 
     cdef int go_home(self) except -1:
         cdef Fiber me
@@ -1884,6 +1898,9 @@ cdef class Scheduler:
         self.away += 1
         self.outside_calls += 1
         self.handoffs += 1
+        if self.away > 1:
+            # Several in a row: whoever waits behind all of them has waited for one limit each.
+            self.watched.stall_after_ns = self.stall_after_ns // 2
         self.pass_to = None
         self.untold.append((<Fiber>self.current, seconds, (call.number, name_of(call), call.descriptor), self.handoffs))
         if stuck is self.home:
@@ -1930,6 +1947,8 @@ cdef class Scheduler:
         carrier.state = IDLE
         self.away -= 1
         self.outside_calls -= 1
+        if self.away == 0:
+            self.watched.stall_after_ns = self.stall_after_ns
         self.push(fiber)
         held_up, carrier.held_up = carrier.held_up, []
         for each in held_up:
@@ -2505,6 +2524,11 @@ def live_schedulers():
 def monitor_ticks():
     """How often the monitor thread has looked."""
     return greenio_monitor_ticks()
+
+
+def set_monitor_tick(double seconds):
+    """For tests: the time between two looks of the monitor thread, below a second; 0: as ever."""
+    greenio_monitor_set_tick(<int64_t>(seconds * 1e9))
 
 
 def _set_up():

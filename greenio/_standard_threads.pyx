@@ -26,7 +26,7 @@ from posix.unistd cimport getpid
 from posix.types cimport pid_t
 
 from greenio._scheduler cimport (
-    GREENIO_TIMER_NONE, INTERRUPTED, NEVER, PARKED, READY, RUNNING, WOKEN, Fiber, Scheduler, current_scheduler_or_none)
+    caller_of, GREENIO_TIMER_NONE, INTERRUPTED, NEVER, PARKED, READY, RUNNING, WOKEN, Fiber, Scheduler, current_scheduler_or_none)
 from greenio._switch cimport BaseFiber, PyThreadState, checked_stack_bytes, prepare
 from greenio._waiting cimport (
     AGAIN, SERVED, TOO_LATE, Line, Outcome, Place, Waiter, deadline_after, line_append, line_length, line_remove, serve, serve_all,
@@ -287,7 +287,7 @@ cdef Outcome stand(Line *line, Place *place, Scheduler scheduler, object lock, i
     cdef Fiber host
     if scheduler is None or not scheduler.hosting:
         return line_up(line, place, scheduler, lock, deadline_ns)
-    host = <Fiber>scheduler.current
+    host = <Fiber>caller_of(scheduler)
     if host.run_state not in (PARKED, READY):      # DONE: nothing of it can be parked; park() says so
         return line_up(line, place, scheduler, lock, deadline_ns)
     if host.run_state == READY:
@@ -571,7 +571,7 @@ cdef object rlock_acquire_restore(object self, PyObject *arguments, PyObject *ke
 
 cdef int take_back(object self, Scheduler scheduler, unsigned long me, bint is_rlock) except -1:
     # Whatever interrupts the caller waits until it has the lock; only a second exception, or a DeadlockError, does not.
-    cdef Fiber fiber = None if scheduler is None else <Fiber>scheduler.current
+    cdef Fiber fiber = None if scheduler is None else <Fiber>caller_of(scheduler)
     cdef object error = None
     cdef bint taken = False
     cdef bint give_up
@@ -685,7 +685,7 @@ cdef object queue_put_nowait(object self, PyObject *arguments, PyObject *keyword
 cdef object interrupt(object self, PyObject *arguments, PyObject *keywords):
     # signal.default_int_handler. A thread is never told: the main one is.
     cdef Scheduler scheduler = current_scheduler_or_none()
-    if scheduler is None or scheduler.hosting or not isinstance((<BaseFiber>scheduler.current).function, FiberThread):
+    if scheduler is None or scheduler.hosting or not isinstance((<BaseFiber>caller_of(scheduler)).function, FiberThread):
         return greenio_method_call(&original_interrupt, self, arguments, keywords)
     try:
         greenio_method_call(&original_interrupt, self, arguments, keywords)
@@ -1080,16 +1080,16 @@ def set_sentinel():
     """_thread._set_sentinel: a lock that the end of this thread releases."""
     cdef Scheduler scheduler = current_scheduler_or_none()
     cdef object running
-    if scheduler is None or scheduler.current is <PyObject *>scheduler.main:
+    if scheduler is None or caller_of(scheduler) is <PyObject *>scheduler.main:
         lock = original_sentinel()
         watch_sentinel(lock)
         return lock
     lock = _thread.allocate_lock()
-    running = (<BaseFiber>scheduler.current).function
+    running = (<BaseFiber>caller_of(scheduler)).function
     if isinstance(running, FiberThread):
         (<FiberThread>running).sentinel = lock
     else:
-        (<Fiber>scheduler.current).add_done_callback(lambda fiber: lock.release() if lock.locked() else None)
+        (<Fiber>caller_of(scheduler)).add_done_callback(lambda fiber: lock.release() if lock.locked() else None)
     return lock
 
 
@@ -1127,15 +1127,15 @@ def get_native_id():
     It is unique in the process while the fiber lives, which is what programs want of it.
     """
     cdef Scheduler scheduler = current_scheduler_or_none()
-    if scheduler is None or scheduler.current is <PyObject *>scheduler.main:
+    if scheduler is None or caller_of(scheduler) is <PyObject *>scheduler.main:
         return original_native_id()
-    return HIGHEST_NATIVE_ID + (<Fiber>scheduler.current).id
+    return HIGHEST_NATIVE_ID + (<Fiber>caller_of(scheduler)).id
 
 
 def runs_thread():
     """Whether the running fiber was made for a thread."""
     cdef Scheduler scheduler = current_scheduler_or_none()
-    return scheduler is not None and isinstance((<BaseFiber>scheduler.current).function, FiberThread)
+    return scheduler is not None and isinstance((<BaseFiber>caller_of(scheduler)).function, FiberThread)
 
 
 def get_main_thread_ident():
@@ -1192,12 +1192,12 @@ MAX_STACK_BYTES = find_bound(1 << 40, False)
 def set_name(name, /):
     """_thread.set_name: the name is for the kernel, which does not know fibers: a thread that is one has it for get_name() only."""
     cdef Scheduler scheduler = current_scheduler_or_none()
-    if scheduler is None or scheduler.current is <PyObject *>scheduler.main:
+    if scheduler is None or caller_of(scheduler) is <PyObject *>scheduler.main:
         original_set_name(name)
         return
     if not isinstance(name, str):
         raise TypeError(f"set_name() argument 'name' must be str, not {type(name).__name__}")
-    running = (<BaseFiber>scheduler.current).function
+    running = (<BaseFiber>caller_of(scheduler)).function
     if isinstance(running, FiberThread):
         (<FiberThread>running).system_name = name.encode(sys.getfilesystemencoding(), "replace")[:NAME_BYTES].partition(b"\0")[0]
 
@@ -1205,8 +1205,8 @@ def set_name(name, /):
 def get_name():
     """_thread._get_name: what set_name() was given, as much of it as the kernel takes."""
     cdef Scheduler scheduler = current_scheduler_or_none()
-    if scheduler is not None and scheduler.current is not <PyObject *>scheduler.main:
-        running = (<BaseFiber>scheduler.current).function
+    if scheduler is not None and caller_of(scheduler) is not <PyObject *>scheduler.main:
+        running = (<BaseFiber>caller_of(scheduler)).function
         if isinstance(running, FiberThread) and (<FiberThread>running).system_name is not None:
             return os.fsdecode((<FiberThread>running).system_name)
     return original_get_name()
@@ -1262,7 +1262,7 @@ def _after_fork_in_child():
     for handle in list(joined_at_exit):
         if handle.thread_ident != forking_ident:
             handle.end()
-    if scheduler is not None and isinstance((<BaseFiber>scheduler.current).function, FiberThread):
+    if scheduler is not None and isinstance((<BaseFiber>caller_of(scheduler)).function, FiberThread):
         threads_alive = 0
 
 

@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define TICK_NS 5000000
+#define TICK_NS 5000000 /* below a second */
 #define TICKS_BEFORE_SLEEP 20 /* idle looks before it sleeps, so that a server with pauses does not wake it each time */
 
 volatile int greenio_monitor_asleep;
@@ -26,6 +26,7 @@ static int stopping;
 static struct greenio_watched *watched_list;
 static struct greenio_monitor_hooks hooks;
 static volatile uint64_t ticks;
+static volatile int64_t tick_ns = TICK_NS;
 
 static int64_t now_ns(void)
 {
@@ -138,7 +139,7 @@ static void *watch(void *unused)
         } else {
             struct timespec until;
             clock_gettime(CLOCK_MONOTONIC, &until);
-            until.tv_nsec += TICK_NS;
+            until.tv_nsec += tick_ns;
             if (until.tv_nsec >= 1000000000) {
                 until.tv_nsec -= 1000000000;
                 until.tv_sec++;
@@ -239,6 +240,11 @@ void greenio_monitor_after_fork_child(void)
     running = 0;
     watched_list = NULL;
     greenio_monitor_asleep = 0;
+}
+
+void greenio_monitor_set_tick(int64_t ns)
+{
+    tick_ns = ns > 0 ? ns : TICK_NS;
 }
 
 uint64_t greenio_monitor_ticks(void)

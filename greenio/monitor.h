@@ -83,7 +83,8 @@ int greenio_monitor_start(void);
 /* In a forked child: nothing is watched, no thread. */
 void greenio_monitor_after_fork_child(void);
 
-/* How many looks it has taken, for tests. */
+/* For tests: how many looks it has taken, and how long it waits between two, in ns, below a second; 0: as ever. */
 uint64_t greenio_monitor_ticks(void);
+void greenio_monitor_set_tick(int64_t ns);
 
 #endif
