@@ -1880,6 +1880,7 @@ cdef class Scheduler:
 
     cdef int hand_off(self, const greenio_system_call *call, double seconds) except -1:
         # On an assistant, which may become the one that carries.
+        global carrying_threads
         cdef Carrier to = None
         cdef Carrier stuck = self.carrier
         cdef Carrier each
@@ -1912,10 +1913,10 @@ cdef class Scheduler:
         # This thread is it.
         self.watched.asked = 0
         to.carrier_here[0] = <void *>to
-        quiet_threads.append(to)
+        carrying_threads += 1
         greenio_assistants_carry(&self.signal_mask)
         to.carry()
-        quiet_threads.remove(to)
+        carrying_threads -= 1
         to.carrier_here[0] = NULL
         to.drop_root()
         forget_overflow_thread()
@@ -2010,6 +2011,8 @@ cdef class Scheduler:
         greenio_carrier_here()[0] = NULL
         self.carrier_number = me.carrier_number = 0
         self.away = 0
+        if self.forking:
+            me.atomic_depth -= 1
         self.forking = False
         self.untold = []
         # The others' nodes lie on their stacks, so they go first. One of ours is here if we forked in a signal handler on top of the
@@ -2233,9 +2236,12 @@ cdef list quiet_handlers = []              # of signals, but waking no fiber
 cdef list quiet_threads = []               # one entry for each OS thread that has a Python thread state and only waits for work
 
 
+cdef Py_ssize_t carrying_threads = 0       # assistants that run fibers, or wait to
+
+
 cdef Py_ssize_t busy_states(PyThreadState *own) noexcept:
     # Thread states of other OS threads that may wake a fiber.
-    return max(<Py_ssize_t>foreign_states(own) - len(quiet_threads), 0)
+    return max(<Py_ssize_t>foreign_states(own) - len(quiet_threads) - carrying_threads, 0)
 
 
 def threads_that_wait_for_work():
@@ -2481,12 +2487,14 @@ def _after_fork_in_parent():
 
 
 def _after_fork_in_child():
+    global carrying_threads
     cdef Scheduler scheduler = current_scheduler_or_none()
     cdef Scheduler other
     global monitor_stopped
     monitor_stopped = False
     greenio_monitor_after_fork_child()
     greenio_assistants_after_fork_child()
+    carrying_threads = 0
     for other in list(live):
         if other is not scheduler:
             other._abandon()
