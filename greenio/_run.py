@@ -1,5 +1,6 @@
 """run(main): an OS thread's scheduler from its first fiber to its last."""
 
+import _thread
 import atexit
 import contextlib
 import contextvars
@@ -8,7 +9,8 @@ import sys
 import threading
 from _thread import get_ident
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple, TypeVar, TypeVarTuple
+from types import SimpleNamespace
+from typing import Any, Literal, NamedTuple, TypeVar, TypeVarTuple
 
 from greenio import _dump_signal, _select, _standard_threads, _watch
 from greenio._scheduler import Clock, Schedule, Scheduler, running_scheduler, tell_stalls_to
@@ -156,6 +158,13 @@ def _entered_here() -> _Entered | None:
     return None if scheduler is None else _entered.get(scheduler)
 
 
+def _go_home_at_exit() -> None:
+    # The interpreter ends on the OS thread that it began on. Before atexit's functions, which may ask.
+    entered = _entered_here()
+    if entered is not None and entered.scheduler.current_fiber is entered.scheduler.main:
+        entered.scheduler._go_home()
+
+
 def _leave_at_exit() -> None:
     entered = _entered_here()
     # In a forked child whose main fiber stayed behind, there is nothing to leave.
@@ -198,9 +207,8 @@ def _opened(
             _dump_signal.install(dump_signal)
             undo.callback(_dump_signal.remove)
         if stall == "handoff":
-            # An RLock belongs to the fiber that took it then, not to the OS thread.
-            undo.callback(_standard_threads.put_locks_back)
-            _standard_threads.change_locks()
+            undo.callback(_forget_fibers)
+            _know_fibers()
         undo.callback(_restore_switch_interval, switch_interval)
         _shorten_switch_interval(switch_interval)
         yield scheduler
@@ -223,6 +231,27 @@ def _run_inside(scheduler: Scheduler, main: Callable[[*_Arguments], _Result], ar
                     fiber.cancel("the run has ended")
                 for fiber in left:
                     fiber.join()
+
+
+_import_system: Any = sys.modules["_frozen_importlib"]
+_hand_off_runs = 0
+
+
+def _know_fibers() -> None:
+    """An RLock, and the lock of a module that is being imported, belong to a fiber from now on, which may change its OS thread."""
+    global _hand_off_runs
+    _hand_off_runs += 1
+    _standard_threads.change_locks()
+    if _hand_off_runs == 1:
+        _import_system._thread = SimpleNamespace(**{**vars(_thread), "get_ident": _standard_threads.get_ident})
+
+
+def _forget_fibers() -> None:
+    global _hand_off_runs
+    _hand_off_runs -= 1
+    _standard_threads.put_locks_back()
+    if _hand_off_runs == 0:
+        _import_system._thread = _thread
 
 
 def _stall_seconds(stall: str, stall_after: float | None) -> float:
@@ -298,5 +327,6 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+threading._register_atexit(_go_home_at_exit)  # type: ignore[attr-defined]
 atexit.register(_leave_at_exit)
 tell_stalls_to(_watch.tell)

@@ -25,7 +25,7 @@ from libc.stdlib cimport free, malloc
 from greenio._switch cimport (
     StatePointer, adopt_thread, after_fork, before_fork, bring_requests, call_on_stack, check_signals, checked_stack_bytes,
     foreign_states, forget_after_fork, is_in_callback, forget_pool_after_fork, forward_signals, give_back_all, give_back_stacks,
-    hears_signals, look_at_stacks, prepare, recover_stack, switch_to, trim_stacks, watch_overflow_handler)
+    hears_signals, look_at_stacks, prepare, recover_stack, remind_of_signals, switch_to, trim_stacks, watch_overflow_handler)
 from greenio.pollers.poller cimport (
     FAILED, HANG_UP, PEER_CLOSED, READABLE, URGENT, WRITABLE)
 
@@ -769,6 +769,7 @@ cdef class _SignalPipe(Entry):
     # even if it came just before it.
     cdef object reader
     cdef object writer
+    cdef Scheduler scheduler
 
     cpdef int ready(self, int flags) except -1:
         try:
@@ -776,6 +777,9 @@ cdef class _SignalPipe(Entry):
                 pass
         except BlockingIOError:
             pass
+        # The main fiber, away from home, may have met the interpreter's own word of it, which is lost on any other OS thread.
+        if self.scheduler.watched.away_signals is not NULL:
+            remind_of_signals(self.scheduler.watched.away_running)
         return 0
 
 
@@ -1072,9 +1076,10 @@ cdef class Scheduler:
         self.watched.poll_fd = self.poller.poll_fd
 
     cdef int listen_for_signals(self) except -1:
-        pipe = open_signal_pipe()
+        cdef _SignalPipe pipe = open_signal_pipe()
         if pipe is None:
             return 0
+        pipe.scheduler = self
         try:
             self.poller.add(pipe)
         except OSError:
@@ -1091,6 +1096,10 @@ cdef class Scheduler:
         forget_overflow_thread()
         self.poller.close()
         return 0
+
+    def _go_home(self):
+        """The current fiber goes on on the OS thread that run() was called on, as soon as no other one is stuck there."""
+        self.go_home()
 
     def _unwind(self):
         """Cancel every fiber but main and wait until they have ended; main only. Exceptions thrown at main come afterwards.
@@ -1920,6 +1929,7 @@ cdef class Scheduler:
         to.carrier_here[0] = NULL
         to.drop_root()
         forget_overflow_thread()
+        threading._active.pop(self_ident(), None)   # a fiber may have asked for its threading.current_thread()
         return 0
 
     cdef void give(self, Carrier to) noexcept:
@@ -2205,6 +2215,10 @@ def tell_stalls_to(fn):
     """
     global stall_teller
     stall_teller = fn
+
+
+cdef object self_ident():
+    return PyThread_get_thread_ident()
 
 
 cdef object name_of(const greenio_system_call *call):

@@ -109,6 +109,9 @@ cdef int forward_signals(PyThreadState *signals, volatile StatePointer *running)
 # raise.
 cdef int check_signals(PyThreadState *signals) except -1
 
+# `state` runs on the OS thread that handles signals: have it look for them.
+cdef void remind_of_signals(PyThreadState *state) noexcept
+
 # Let the running fiber do, soon, what other processes asked for; `signals` as for check_signals.
 cdef void bring_requests(PyThreadState *signals) noexcept
 

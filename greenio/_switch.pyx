@@ -110,6 +110,7 @@ cdef extern from "pystate/pystate.h":
     unsigned long greenio_pystate_before_fork(PyThreadState *state)
     void greenio_pystate_after_fork(PyThreadState *state, unsigned long thread_id)
     PyThreadState *greenio_pystate_after_fork_child(PyThreadState *state)
+    void greenio_pystate_remind_of_signals(PyThreadState *state)
     void greenio_pystate_bring_requests(PyThreadState *main, PyThreadState *state)
     int greenio_pystate_hears_signals(PyThreadState *state)
     size_t greenio_pystate_foreign_count(PyThreadState *own)
@@ -487,6 +488,10 @@ cdef bint hears_signals(PyThreadState *state) noexcept:
 
 cdef void bring_requests(PyThreadState *signals) noexcept:
     greenio_pystate_bring_requests(signals, PyThreadState_Get())
+
+
+cdef void remind_of_signals(PyThreadState *state) noexcept:
+    greenio_pystate_remind_of_signals(state)
 
 
 cdef int check_signals(PyThreadState *signals) except -1:

@@ -31,6 +31,11 @@ static inline void greenio_version_move_signals(PyThreadState *signals, PyThread
     (void)state;
 }
 
+static inline void greenio_version_remind_of_signals(PyThreadState *state)
+{
+    (void)state;
+}
+
 static inline int greenio_version_forward_signals(PyThreadState *signals, PyThreadState *volatile *running)
 {
     (void)signals;
