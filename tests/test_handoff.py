@@ -147,21 +147,21 @@ def test_any_number_may_be_stuck(count):
 
 
 def test_beyond_the_bound_the_run_waits():
-    def main():
+    def main(seconds):
         order = []
 
         def block(name, seconds):
             usleep(seconds)
             order.append(name)
 
-        fibers = [greenio.spawn(block, name, 0.1) for name in "abc"]
+        fibers = [greenio.spawn(block, name, seconds) for name in "abc"]
         greenio.spawn(order.append, "ticker").join()
         for fiber in fibers:
             fiber.join()
         return order
 
-    assert run(main, stall_threads=1)[:2] == ["a", "b"]  # a at home, b on the other one, the rest waits for a place
-    assert run(main, stall_threads=8)[0] == "ticker"
+    assert run(main, 0.1, stall_threads=1)[:2] == ["a", "b"]  # a at home, b on the other one, the rest waits for a place
+    assert run(main, 1.0, stall_threads=8)[0] == "ticker"
 
 
 def test_a_lock_of_c_held_across_a_park():

@@ -26,6 +26,7 @@ PUBLIC = "public names"
 # of the rest of greenio. ALL is the ordinary case; a narrower list is a promise. From Python up, _errors is for all.
 LAYERS: list[tuple[str, str, object]] = [
     ("errors", "_errors", []),
+    ("errors", "own_errno", []),
     ("context switch", "asm/*", ["asm/*"]),
     ("stack memory", "stack", []),
     ("stack overflow", "overflow", ["stack"]),
@@ -121,7 +122,7 @@ LAYERS: list[tuple[str, str, object]] = [
     ("tools", "_outermost", ["pystate/*"]),
     ("tools", "__main__", ALL),  # public names, and the one above
 ]
-NO_PYTHON = ("asm/*", "stack", "overflow", "timers", "system_calls")  # libc at most
+NO_PYTHON = ("asm/*", "stack", "overflow", "timers", "system_calls", "own_errno")  # libc at most
 ANY_DISTRIBUTION = ("compat/*", "integrations/*", "pytest_plugin")  # may import what is not in the standard library
 
 SOURCE_SUFFIXES = {".py", ".pyx", ".pxd", ".pxi", ".c", ".h", ".S"}

@@ -60,7 +60,7 @@ def stall_beside(victim, block, **options):
         stop.set()
 
     with listening() as records:
-        greenio.run(main, stall_after=LIMIT, **options)
+        greenio.run(main, **{"stall_after": LIMIT, **options})
     return records
 
 
@@ -141,9 +141,9 @@ def test_nothing_is_told_while_nobody_could_run():
 
 def test_a_late_timer_counts_from_its_deadline():
     def victim(stop):
-        greenio.sleep(9 * LIMIT)  # due just before the other one is back
+        greenio.sleep(1.1)  # due shortly before the other one is back
 
-    assert stall_beside(victim, blocked_in_c).texts == []
+    assert stall_beside(victim, lambda: blocked_in_c(1.2), stall_after=1).texts == []
 
 
 def test_off_says_nothing():
