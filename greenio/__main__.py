@@ -78,7 +78,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--stall",
         choices=["off", "warn", "handoff"],
         default="warn",
-        help="what is done when a fiber keeps the others from running (default warn: a log record; handoff: another OS thread runs the others)",
+        help="what is done when a fiber keeps the others from running: warn (default), a log record; "
+        "handoff, another OS thread runs the others",
     )
     add("--stall-after", type=float, metavar="SECONDS", help="how long that may last (default 0.1; handoff: 0.01)")
     add("--patch", type=parse_names, metavar="LIST", help="patch these modules only: socket,select")

@@ -1,6 +1,5 @@
 """run(main): an OS thread's scheduler from its first fiber to its last."""
 
-import _thread
 import atexit
 import contextlib
 import contextvars
@@ -9,10 +8,9 @@ import sys
 import threading
 from _thread import get_ident
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
-from typing import Any, Literal, NamedTuple, TypeVar, TypeVarTuple
+from typing import Literal, NamedTuple, TypeVar, TypeVarTuple
 
-from greenio import _dump_signal, _select, _standard_threads, _watch
+from greenio import _dump_signal, _select, _thread_owners, _watch
 from greenio._scheduler import Clock, Schedule, Scheduler, running_scheduler, tell_stalls_to
 from greenio._scopes import shield
 from greenio._switch import SWAP_LETS_GIL_GO
@@ -24,9 +22,10 @@ _Arguments = TypeVarTuple("_Arguments")
 # From CPython 3.12 on, a switch lets go of the GIL for a moment, and a computing thread that takes it keeps it for a whole
 # switch interval. Figures in ARCHITECTURE.md, "The GIL at a switch".
 DEFAULT_SWITCH_INTERVAL = 0.0005 if SWAP_LETS_GIL_GO else None
+# With a stuck fiber that computes beside the others, all versions want it.
+HAND_OFF_SWITCH_INTERVAL = 0.0005
 
 # What a run does about a fiber that does not let the others run, and after how many seconds, if it is not told.
-StallMode = Literal["off", "warn", "handoff"]
 STALL_AFTER: dict[str, float] = {"off": 0.0, "warn": 0.1, "handoff": 0.01}
 STALL_THREADS = 64
 
@@ -44,7 +43,7 @@ def run(
     switch_interval: float | None = DEFAULT_SWITCH_INTERVAL,
     schedule: Schedule | None = None,
     dump_signal: int | None = None,
-    stall: StallMode = "warn",
+    stall: Literal["off", "warn", "handoff"] = "warn",
     stall_after: float | None = None,
     stall_threads: int = STALL_THREADS,
 ) -> _Result:
@@ -62,19 +61,20 @@ def run(
         poller: what asks the kernel about descriptors; None: epoll.
         switch_interval: seconds for sys.setswitchinterval while the run lasts, if shorter than what is set: how long another OS
             thread that computes may keep the GIL from the fibers. None leaves it alone; the default is 0.0005 on CPython 3.12 and
-            later, None before. Put back when the last run ends.
+            later, and with stall="handoff"; None before. Put back when the last run ends.
         schedule: which of the ready fibers runs next; None: round robin. Tests pass one of greenio.testing's, made from a seed.
         dump_signal: a signal, for example signal.SIGUSR1, that writes all fibers, what they wait for and their stacks to the standard
             error (descriptor 2); only for a run on the main OS thread. If the program sits in a C call that does not let Python
             handle the signal within a second, faulthandler's plainer dump comes first, of at most 100 fibers. A handler
             in Python that was there before is called after it, and put back when the run ends. None: GREENIO_DUMP_SIGNAL of the
             environment ("USR1"), which runs on other OS threads leave alone.
-        stall: what is done when a fiber keeps the others from running, by a call that blocks or a long computation. "warn": a record
-            in the log "greenio" names the fiber, the system call it sits in and its Python stack, from another OS thread, as soon as
-            that gets the GIL; it is repeated sparingly, and greenio.debug.stall_stats() counts. "off": nothing. "handoff": the others go on
-            on another OS thread, until the stuck fiber waits or otherwise uses greenio: then it is one of them again. Meanwhile it runs beside
-            them, so that what it shares with them may change between two waits; greenio.atomic() and greenio.pin() are for code
-            that minds. It is logged as by "warn". Locks of the threading module know fibers while the run lasts.
+        stall: what is done when a fiber keeps the others from running, by a call that blocks or a long computation. "off": nothing.
+            "warn": a record in the log "greenio" names the fiber, the system call it sits in and its Python stack, from another OS
+            thread, as soon as that gets the GIL; it is repeated sparingly, and greenio.debug.stall_stats() counts. "handoff": the
+            others go on on another OS thread, until the stuck fiber waits or otherwise uses greenio: then it is one of them again.
+            Meanwhile it runs beside them, so that what it shares with them may change between two waits; greenio.atomic() and
+            greenio.pin() are for code that minds. It is logged as by "warn". While the run lasts, the locks of the threading
+            module know fibers, and sqlite3.connect() checks OS threads only if it is asked to.
         stall_after: seconds without a switch, while a fiber could run, that make a stall; None: 0.1, and 0.01 for "handoff".
         stall_threads: how many fibers may be stuck at once, with "handoff"; beyond that the run waits.
     Returns:
@@ -94,7 +94,9 @@ def run(
         each is None for each in (stack_size, clock, poller, schedule, dump_signal, stall_after)
     ):
         return _run_inside(entered.scheduler, main, args)
-    with _opened(stack_size, clock, poller, switch_interval, schedule, dump_signal, stall, stall_after, stall_threads) as scheduler:
+    with _opened(
+        stack_size, clock, poller, switch_interval, schedule, dump_signal, stall, stall_after, stall_threads
+    ) as scheduler:
         return _run_main(scheduler, main, args)
 
 
@@ -106,7 +108,7 @@ def enter_run(
     switch_interval: float | None = DEFAULT_SWITCH_INTERVAL,
     schedule: Schedule | None = None,
     dump_signal: int | None = None,
-    stall: StallMode = "warn",
+    stall: Literal["off", "warn", "handoff"] = "warn",
     stall_after: float | None = None,
     stall_threads: int = STALL_THREADS,
 ) -> None:
@@ -120,7 +122,9 @@ def enter_run(
     Raises:
         RuntimeError, TypeError, ValueError: as run's.
     """
-    manager = _opened(stack_size, clock, poller, switch_interval, schedule, dump_signal, stall, stall_after, stall_threads)
+    manager = _opened(
+        stack_size, clock, poller, switch_interval, schedule, dump_signal, stall, stall_after, stall_threads
+    )
     scheduler = manager.__enter__()
     _entered[scheduler] = _Entered(scheduler, manager)
 
@@ -180,13 +184,15 @@ def _opened(
     switch_interval: float | None,
     schedule: Schedule | None,
     dump_signal: int | None,
-    stall: StallMode,
+    stall: Literal["off", "warn", "handoff"],
     stall_after: float | None,
     stall_threads: int,
 ) -> Iterator[Scheduler]:
     """This OS thread has a scheduler, its caller is the main fiber; the scheduler is set up as run() was asked to."""
     if switch_interval is not None and not switch_interval > 0:
         raise ValueError(f"switch_interval must be > 0 seconds or None, not {switch_interval!r}")
+    if stall == "handoff" and switch_interval == DEFAULT_SWITCH_INTERVAL:
+        switch_interval = HAND_OFF_SWITCH_INTERVAL
     dump_signal = _dump_signal_wanted(dump_signal)
     seconds = _stall_seconds(stall, stall_after)
     scheduler = Scheduler(clock, poller, stack_size, schedule)
@@ -207,8 +213,8 @@ def _opened(
             _dump_signal.install(dump_signal)
             undo.callback(_dump_signal.remove)
         if stall == "handoff":
-            undo.callback(_forget_fibers)
-            _know_fibers()
+            undo.callback(_thread_owners.take_back)
+            _thread_owners.give_to_fibers()
         undo.callback(_restore_switch_interval, switch_interval)
         _shorten_switch_interval(switch_interval)
         yield scheduler
@@ -231,27 +237,6 @@ def _run_inside(scheduler: Scheduler, main: Callable[[*_Arguments], _Result], ar
                     fiber.cancel("the run has ended")
                 for fiber in left:
                     fiber.join()
-
-
-_import_system: Any = sys.modules["_frozen_importlib"]
-_hand_off_runs = 0
-
-
-def _know_fibers() -> None:
-    """An RLock, and the lock of a module that is being imported, belong to a fiber from now on, which may change its OS thread."""
-    global _hand_off_runs
-    _hand_off_runs += 1
-    _standard_threads.change_locks()
-    if _hand_off_runs == 1:
-        _import_system._thread = SimpleNamespace(**{**vars(_thread), "get_ident": _standard_threads.get_ident})
-
-
-def _forget_fibers() -> None:
-    global _hand_off_runs
-    _hand_off_runs -= 1
-    _standard_threads.put_locks_back()
-    if _hand_off_runs == 0:
-        _import_system._thread = _thread
 
 
 def _stall_seconds(stall: str, stall_after: float | None) -> float:

@@ -2,7 +2,7 @@
 from collections.abc import Callable
 from traceback import StackSummary
 from types import GenericAlias
-from typing import Any, Final, Generic, Literal, Never, Self, TypeVarTuple
+from typing import Any, Final, Generic, Literal, Never, Self, TypeVarTuple, final
 
 from typing_extensions import TypeVar
 
@@ -55,6 +55,12 @@ class Fiber(BaseFiber, Generic[_Result_co]):
     def exception(self, timeout: float | None = None) -> BaseException | None: ...
     def add_done_callback(self, fn: Callable[[Self], object]) -> None: ...
     def remove_done_callback(self, fn: Callable[[Self], object]) -> int: ...
+
+@final
+class Root(Fiber[None]): ...
+
+@final
+class Carrier: ...
 
 class Watch(Entry):
     def __new__(cls, fd: int, scheduler: Scheduler) -> Watch: ...

@@ -160,7 +160,10 @@ def test_beyond_the_bound_the_run_waits():
             fiber.join()
         return order
 
-    assert run(main, 0.1, stall_threads=1)[:2] == ["a", "b"]  # a at home, b on the other one, the rest waits for a place
+    assert run(main, 0.1, stall_threads=1)[:2] == [
+        "a",
+        "b",
+    ]  # a at home, b on the other one, the rest waits for a place
     assert run(main, 1.0, stall_threads=8)[0] == "ticker"
 
 
@@ -196,12 +199,12 @@ def test_waiting_for_a_locked_database(tmp_path):
     path = tmp_path / "one.db"
 
     def main():
-        locker = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        locker = sqlite3.connect(path, isolation_level=None)
         locker.execute("create table t (x)")
         locker.execute("begin exclusive")
 
         def insert():
-            connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+            connection = sqlite3.connect(path, timeout=30, isolation_level=None)
             connection.execute("insert into t values (1)")
             connection.close()
 
@@ -214,7 +217,9 @@ def test_waiting_for_a_locked_database(tmp_path):
         assert locker.execute("select count(*) from t").fetchone() == (1,)
         locker.close()
 
+    before = sqlite3.connect
     run(main)
+    assert sqlite3.connect is before
 
 
 # --- and it comes back -----------------------------------------------------------------------------------------------
@@ -537,7 +542,8 @@ def test_what_belongs_to_a_thread_moves_with_the_fiber():
                     raise LookupError(number)
                 except LookupError as error:
                     greenio.sleep(0.001)
-                    assert sys.exc_info()[1] is error
+                    same = sys.exc_info()[1] is error
+                assert same
                 assert (variable.get(), values.number, decimal.getcontext().prec) == (number, number, number + 5)
                 seen.add(threading.get_native_id())
             return len(seen)
