@@ -13,8 +13,8 @@
 
 static __attribute__((noinline, unused)) int *greenio_own_errno(void)
 {
-    __asm__ volatile("" ::: "memory"); /* or the compiler finds out that it returns the same each time */
-    return &errno;
+    int *volatile place = &errno; /* volatile: or the compiler finds out that the function returns the same each time */
+    return place;
 }
 
 #undef errno

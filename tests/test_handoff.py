@@ -3,7 +3,9 @@
 Most are about what happens in which order; nothing here measures milliseconds.
 """
 
+import contextvars
 import ctypes
+import decimal
 import os
 import signal
 import socket
@@ -491,68 +493,72 @@ def test_a_record_says_that_others_run_beside(caplog):
     assert debug.stall_stats()["handoffs"] > before
 
 
+def wander(*works, enough=3):
+    """Call each of *works* again and again in a fiber of its own, beside one that is stuck most of the time, until each has
+    changed its OS thread several times; a work is told its number."""
+
+    def main():
+        moves = [0] * len(works)
+
+        def block():
+            while min(moves) < enough:
+                usleep(0.03)
+                greenio.sleep(0.002)
+
+        def wanderer(number, work):
+            before = threading.get_native_id()
+            until = time.monotonic() + 60
+            while min(moves) < enough:
+                assert time.monotonic() < until, "they stay where they are"
+                work(number)
+                here = threading.get_native_id()
+                moves[number] += here != before
+                before = here
+
+        fibers = [greenio.spawn(wanderer, number, work) for number, work in enumerate(works)]
+        fibers.append(greenio.spawn(block))
+        for fiber in fibers:
+            fiber.result()
+
+    run(main)
+
+
 def test_rlocks_belong_to_fibers():
     lock = threading.RLock()
     condition = threading.Condition()
 
-    def main():
-        def block():
-            greenio.sleep(0.003)
-            usleep(0.05)
+    def hold(number):
+        with lock, condition:
+            assert lock._is_owned()
+            greenio.sleep(0.001)
+            assert lock._is_owned()
+            condition.notify()
 
-        def holder():
-            before, moved = threading.get_native_id(), False
-            for _ in range(30):
-                with lock, condition:
-                    assert lock._is_owned()
-                    greenio.sleep(0.001)
-                    assert lock._is_owned()
-                    condition.notify()
-                moved |= threading.get_native_id() != before
-            return moved
-
-        holders = [greenio.spawn(holder) for _ in range(3)]
-        greenio.spawn(block)
-        return [each.result() for each in holders]
-
-    assert any(run(main))
+    wander(hold, hold, hold)
     with lock:
         pass
 
 
 def test_what_belongs_to_a_thread_moves_with_the_fiber():
-    import contextvars
-    import decimal
-
-    variable = contextvars.ContextVar("variable")
+    variable = contextvars.ContextVar("variable", default=None)
     values = threading.local()
 
-    def main():
-        def block():
-            greenio.sleep(0.003)
-            usleep(0.05)
-
-        def wanderer(number):
-            variable.set(number)
-            values.number = number
+    def work(number):
+        assert variable.get() in (None, number)
+        assert getattr(values, "number", number) == number
+        if variable.get() is None:
             decimal.setcontext(decimal.Context(prec=number + 5))
-            seen = set()
-            for _ in range(30):
-                try:
-                    raise LookupError(number)
-                except LookupError as error:
-                    greenio.sleep(0.001)
-                    same = sys.exc_info()[1] is error
-                assert same
-                assert (variable.get(), values.number, decimal.getcontext().prec) == (number, number, number + 5)
-                seen.add(threading.get_native_id())
-            return len(seen)
+        variable.set(number)
+        values.number = number
+        try:
+            raise LookupError(number)
+        except LookupError as error:
+            greenio.sleep(0.001)
+            same = sys.exc_info()[1] is error
+        assert same
+        assert decimal.getcontext().prec == number + 5
 
-        wanderers = [greenio.spawn(wanderer, number) for number in range(5)]
-        greenio.spawn(block)
-        return max(each.result() for each in wanderers)
-
-    assert run(main) > 1
+    wander(work, work, work, work, work)
 
 
 def test_errors_of_the_right_os_thread():
@@ -810,33 +816,21 @@ print("ok")
 
 
 def test_trace_functions_follow():
-    def main():
+    def work(number):
         calls = []
 
         def traced():
             greenio.sleep(0.001)
 
-        def wanderer():
-            sys.settrace(lambda frame, event, arg: calls.append(frame.f_code.co_name))
-            before = threading.get_native_id()
-            try:
-                while threading.get_native_id() == before:
-                    traced()
-                calls.clear()
-                traced()
-            finally:
-                sys.settrace(None)
-            return calls.count("traced")
+        sys.settrace(lambda frame, event, arg: calls.append(frame.f_code.co_name))
+        try:
+            traced()
+            traced()
+        finally:
+            sys.settrace(None)
+        assert calls.count("traced") == 2
 
-        def block():
-            greenio.sleep(0.003)
-            usleep(0.1)
-
-        wandering = greenio.spawn(wanderer)
-        greenio.spawn(block)
-        return wandering.result()
-
-    assert run(main) == 1
+    wander(work, work)
 
 
 def test_many_hand_offs_under_many_fibers():
