@@ -10,7 +10,7 @@ from _thread import get_ident
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple, TypeVar, TypeVarTuple
 
-from greenio import _dump_signal, _select, _watch
+from greenio import _dump_signal, _select, _slices, _watch
 from greenio._scheduler import Clock, Schedule, Scheduler, tell_stalls_to
 from greenio._scopes import shield
 from greenio._switch import SWAP_LETS_GIL_GO
@@ -43,6 +43,7 @@ def run(
     dump_signal: int | None = None,
     stall: StallMode = "warn",
     stall_after: float | None = None,
+    slice: float | None = None,
 ) -> _Result:
     """Call main(*args) as the main fiber of this OS thread, and let it spawn others; return what it returns.
 
@@ -69,11 +70,16 @@ def run(
             in the log "greenio" names the fiber, the system call it sits in and its Python stack, from another OS thread, as soon as
             that gets the GIL; it is repeated sparingly, and greenio.debug.stall_stats() counts. "off": nothing.
         stall_after: seconds without a switch, while a fiber could run, that make a stall; None: 0.1.
+        slice: seconds, >= 0.001, that a fiber may compute until it is switched out between two bytecodes, for the others to run; None:
+            as long as it likes. Only for a run on the main OS thread, where signal handlers run; one long call of C code is not
+            interrupted, nor is greenio itself, the import system, a destructor, the garbage collector, or a greenio.atomic()
+            block. What fibers share may change anywhere else, as with OS threads; locks of the threading module know fibers
+            while the run lasts.
     Returns:
         What main returns.
     Raises:
         RuntimeError: this OS thread runs fibers already; or it is not the main one and was given a dump_signal, or other code
-            handles that signal, outside of Python.
+            handles that signal, outside of Python; or it was given a slice and is not the main one.
         TypeError, ValueError: an argument is wrong; nothing was run.
         SystemExit, KeyboardInterrupt: left any fiber's function, or a signal handler's.
         DeadlockError: all fibers wait and nothing could wake one; raised in main.
@@ -83,10 +89,12 @@ def run(
         raise TypeError(f"run wants a callable and its arguments, not {main!r}")
     entered = _entered.get(get_ident())
     if entered is not None and all(
-        each is None for each in (stack_size, clock, poller, schedule, dump_signal, stall_after)
+        each is None for each in (stack_size, clock, poller, schedule, dump_signal, stall_after, slice)
     ):
         return _run_inside(entered.scheduler, main, args)
-    with _opened(stack_size, clock, poller, switch_interval, schedule, dump_signal, stall, stall_after) as scheduler:
+    with _opened(
+        stack_size, clock, poller, switch_interval, schedule, dump_signal, stall, stall_after, slice
+    ) as scheduler:
         return _run_main(scheduler, main, args)
 
 
@@ -100,6 +108,7 @@ def enter_run(
     dump_signal: int | None = None,
     stall: StallMode = "warn",
     stall_after: float | None = None,
+    slice: float | None = None,
 ) -> None:
     """Make the caller the main fiber of this OS thread, as run() makes its main, until leave_run() or the interpreter's exit.
 
@@ -111,7 +120,7 @@ def enter_run(
     Raises:
         RuntimeError, TypeError, ValueError: as run's.
     """
-    manager = _opened(stack_size, clock, poller, switch_interval, schedule, dump_signal, stall, stall_after)
+    manager = _opened(stack_size, clock, poller, switch_interval, schedule, dump_signal, stall, stall_after, slice)
     _entered[get_ident()] = _Entered(manager.__enter__(), manager)
 
 
@@ -160,6 +169,7 @@ def _opened(
     dump_signal: int | None,
     stall: StallMode,
     stall_after: float | None,
+    slice: float | None,
 ) -> Iterator[Scheduler]:
     """This OS thread has a scheduler, its caller is the main fiber; the scheduler is set up as run() was asked to."""
     if switch_interval is not None and not switch_interval > 0:
@@ -168,6 +178,12 @@ def _opened(
     seconds = _stall_seconds(stall, stall_after)
     scheduler = Scheduler(clock, poller, stack_size, schedule)
     scheduler._watch_stalls(seconds)
+    if slice is not None:
+        _slices.check(slice)
+        if not all(each is None for each in (clock, poller, schedule)):
+            raise ValueError(
+                "slice goes by real time: it is not for a run with a clock, a poller or a schedule of its own"
+            )
     with contextlib.ExitStack() as undo:
         if schedule is not None:
             schedule.begin()
@@ -179,6 +195,9 @@ def _opened(
         if dump_signal is not None:
             _dump_signal.install(dump_signal)
             undo.callback(_dump_signal.remove)
+        if slice is not None:
+            undo.callback(_slices.end, scheduler)
+            _slices.begin(scheduler, slice)
         undo.callback(_restore_switch_interval, switch_interval)
         _shorten_switch_interval(switch_interval)
         yield scheduler

@@ -11,12 +11,14 @@
 # OS thread is what C code writes there too; C code asks for the OS thread, so it is shown that one while it runs.
 #
 # Everything wants the GIL; between finding out that one has to wait and standing in line nothing lets go of it.
+import _frozen_importlib
 import _queue
 import _signal
 import _thread
 import atexit
 import os
 import sys
+import types
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals, PyErr_Clear, PyErr_ExceptionMatches, PyErr_Occurred
@@ -138,6 +140,7 @@ cdef object trial_queue = _queue.SimpleQueue()
 cdef tuple trial_arguments = (None,)
 
 cdef dict lines = {}                       # by address of a lock or queue: its WaitingLine, while anybody waits
+cdef int lock_users = 0                    # who wants the standard locks changed
 cdef set blocking_threads = set()          # idents of OS threads that wait for locks by blocking, whatever runs on them
 cdef dict ending = {}                      # by address of an OS thread's sentinel lock: whether the thread is about to release it
 cdef unsigned long forking_thread = 0      # while hooks around a fork run: the OS thread,
@@ -758,35 +761,43 @@ cdef int find_depth_beside_owner() except -1:
 def change_locks():
     """From now on the standard locks park the fibers that wait for them, those that exist as well.
 
-    An RLock that this OS thread holds becomes the running fiber's.
+    An RLock that this OS thread holds becomes the running fiber's. Whoever asks for it says when it is not needed any more, by
+    put_locks_back().
     """
-    global changed
+    global changed, lock_users
     cdef int index
     cdef unsigned long me = my_ident()
     cdef unsigned long os_thread = PyThread_get_thread_ident()
+    lock_users += 1
     if changed:
         return
     if me != os_thread:
         give_rlocks(os_thread, me)
     for index in range(first_queue_row):
         greenio_method_change(&rows[index].method, rows[index].handler)
+    # A module's lock is the import system's own, and known by the ident of who holds it or waits for it.
+    names = types.SimpleNamespace(**vars(_thread))
+    names.get_ident = get_ident
+    _frozen_importlib._thread = names
     changed = True
 
 
 def put_locks_back():
-    """The standard locks are as before; who waits for one tries again.
+    """The standard locks are as before, if nobody else has asked for change_locks(); who waits for one tries again.
 
     An RLock that the running fiber holds becomes this OS thread's.
     """
-    global changed
+    global changed, lock_users
     cdef int index
     cdef unsigned long me = my_ident()
     cdef unsigned long os_thread = PyThread_get_thread_ident()
-    if not changed:
+    lock_users = max(lock_users - 1, 0)
+    if not changed or lock_users:
         return
     changed = False
     for index in range(first_queue_row):
         greenio_method_put_back(&rows[index].method)
+    _frozen_importlib._thread = _thread
     if me != os_thread:
         give_rlocks(me, os_thread)
     wake_all_lines()
