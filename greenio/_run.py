@@ -21,7 +21,7 @@ _Arguments = TypeVarTuple("_Arguments")
 
 # From CPython 3.12 on, a switch lets go of the GIL for a moment, and a computing thread that takes it keeps it for a whole
 # switch interval. Figures in ARCHITECTURE.md, "The GIL at a switch".
-DEFAULT_SWITCH_INTERVAL = 0.0005 if SWAP_LETS_GIL_GO else None
+DEFAULT_SWITCH_INTERVAL = 0.0001 if SWAP_LETS_GIL_GO else None
 
 # What a run does about a fiber that does not let the others run, and after how many seconds, if it is not told.
 StallMode = Literal["off", "warn"]
@@ -30,6 +30,7 @@ STALL_AFTER: dict[str, float] = {"off": 0.0, "warn": 0.1}
 _interval_lock = threading.Lock()
 _intervals: dict[int, float] = {}  # by OS thread: what its run asked for
 _interval_before: float | None = None  # what the program had set; None: no run has changed it
+_interval_ours = 0.0  # what runs have made of it: another value is somebody else's, and stays
 
 
 def run(
@@ -58,8 +59,9 @@ def run(
         clock: where time comes from; None: CLOCK_MONOTONIC. Tests pass a greenio.testing.VirtualClock.
         poller: what asks the kernel about descriptors; None: epoll.
         switch_interval: seconds for sys.setswitchinterval while the run lasts, if shorter than what is set: how long another OS
-            thread that computes may keep the GIL from the fibers. None leaves it alone; the default is 0.0005 on CPython 3.12 and
-            later, None before. Put back when the last run ends.
+            thread that computes may keep the GIL from the fibers. None leaves it alone; the default is 0.0001 on CPython 3.12 and
+            later, None before. Put back when the last run ends, unless
+            somebody else has changed it meanwhile.
         schedule: which of the ready fibers runs next; None: round robin. Tests pass one of greenio.testing's, made from a seed.
         dump_signal: a signal, for example signal.SIGUSR1, that writes all fibers, what they wait for and their stacks to the standard
             error (descriptor 2); only for a run on the main OS thread. If the program sits in a C call that does not let Python
@@ -263,10 +265,11 @@ def _shorten_switch_interval(wanted: float | None) -> None:
     if wanted is None:
         return
     with _interval_lock:
-        if _interval_before is None:
-            _interval_before = sys.getswitchinterval()
+        present = sys.getswitchinterval()
+        if _interval_before is None or present != _interval_ours:
+            _interval_before = present
         _intervals[get_ident()] = wanted
-        sys.setswitchinterval(min(_interval_before, *_intervals.values()))
+        _set_switch_interval(_interval_before)
 
 
 def _restore_switch_interval(wanted: float | None) -> None:
@@ -277,10 +280,16 @@ def _restore_switch_interval(wanted: float | None) -> None:
         _settle_switch_interval()
 
 
+def _set_switch_interval(most: float) -> None:
+    global _interval_ours
+    sys.setswitchinterval(min([most, *_intervals.values()]))
+    _interval_ours = sys.getswitchinterval()
+
+
 def _settle_switch_interval() -> None:
     global _interval_before
-    if _interval_before is not None:
-        sys.setswitchinterval(min([_interval_before, *_intervals.values()]))
+    if _interval_before is not None and sys.getswitchinterval() == _interval_ours:
+        _set_switch_interval(_interval_before)
     if not _intervals:
         _interval_before = None
 

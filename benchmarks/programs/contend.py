@@ -1,11 +1,11 @@
 """One figure of benchmarks.contention, as JSON: `contend.py KIND INTERVAL_MS SECONDS`, in a process of its own.
 
     switches  switches/s of two fibers that do nothing else, alone and beside one OS thread that computes
-    work      the same with 20 µs of work in each turn: what is left of the turns is the fibers' share of the time
+    work      the same with 20 µs of work in each turn, and the fibers' share of the time
     threads   steps/s of two OS threads in pure Python beside a run whose fibers wait: what a shorter interval costs them
 
-A second is one of this process's processor time, so that other processes do not count. With two threads that compute, one at a time
-has the GIL: on an idle machine it is the same.
+A second is one of processor time of the OS threads that take part, so that other processes count for little. One at
+a time has the GIL: on an idle machine it is the clock's, but for the moments in which the GIL changes hands.
 """
 
 import json
@@ -35,8 +35,8 @@ def timed(loops: int) -> float:
     return time.perf_counter() - start
 
 
-def turns_per_second(loops: int, seconds: float) -> float:
-    """Two fibers that take turns, until the time is up."""
+def turns_and_seconds(loops: int, seconds: float) -> tuple[float, float]:
+    """Two fibers take turns until the time is up: their turns, and this OS thread's processor time."""
     counts = [0, 0]
     ends = time.perf_counter() + seconds
 
@@ -49,44 +49,50 @@ def turns_per_second(loops: int, seconds: float) -> float:
                 yield_now()
             counts[index] += many
 
-    start = time.perf_counter()
+    start = time.thread_time()
     fibers = [greenio.spawn(turn, index) for index in range(2)]
     for fiber in fibers:
         fiber.join()
-    return sum(counts) / (time.perf_counter() - start)
+    return sum(counts), time.thread_time() - start
 
 
 def beside_a_computing_thread(loops: int, seconds: float) -> dict[str, float]:
     over = threading.Event()
+    theirs: list[float] = []
 
     def compute() -> None:
         while not over.is_set():
             work_for(1000)
+        theirs.append(time.thread_time())
 
-    alone = turns_per_second(loops, seconds)
+    alone, ours = turns_and_seconds(loops, seconds)
+    alone /= ours
     thread = threading.Thread(target=compute)
     thread.start()
-    beside = turns_per_second(loops, seconds)
+    turns, ours = turns_and_seconds(loops, seconds)
     over.set()
     thread.join()
-    return {"alone": alone, "beside": beside, "share": beside / alone}
+    both = ours + theirs[0]
+    return {"alone": alone, "beside": turns / both, "share": ours / both}
 
 
 def two_computing_threads(seconds: float) -> dict[str, float]:
     counts = [0, 0]
+    taken = [0.0, 0.0]
     start = time.perf_counter()
 
     def compute(index: int) -> None:
         while time.perf_counter() < start + seconds:
             work_for(1000)
             counts[index] += 1000
+        taken[index] = time.thread_time()
 
     threads = [threading.Thread(target=compute, args=(index,)) for index in range(2)]
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
         greenio.sleep(0.01)
-    return {"steps": sum(counts) / (time.perf_counter() - start)}
+    return {"steps": sum(counts) / sum(taken)}
 
 
 def main(kind: str, seconds: float) -> dict[str, float]:

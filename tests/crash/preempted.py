@@ -1,4 +1,4 @@
-"""Fibers that are switched out at random, some thousands of times a second: `preempted.py PREEMPTIONS`. Prints "ok".
+"""Fibers that are switched out at random, some thousands of times a second: `preempted.py PREEMPTIONS [SECONDS]`. Prints "ok".
 
 Each works at something whose state the interpreter keeps per thread, or in C below a call back, and checks it all the time.
 """
@@ -17,7 +17,7 @@ import greenio
 from greenio import _slices
 
 WANTED = int(sys.argv[1])
-PATIENCE = 20.0  # seconds
+PATIENCE = float(sys.argv[2]) if sys.argv[2:] else 20.0  # seconds
 variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable")
 local = threading.local()
 lock = threading.Lock()
