@@ -55,6 +55,7 @@ MODULES: dict[str, list[str]] = {
     "greenio._plain_sockets": [],
     "greenio._tls": [],
     "greenio._streams": [],
+    "greenio._slices": [],
     "greenio._outermost": [],
 }
 

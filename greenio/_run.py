@@ -10,7 +10,7 @@ from _thread import get_ident
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple, TypeVar, TypeVarTuple
 
-from greenio import _dump_signal, _select, _thread_owners, _watch
+from greenio import _dump_signal, _select, _slices, _thread_owners, _watch
 from greenio._scheduler import Clock, Schedule, Scheduler, running_scheduler, tell_stalls_to
 from greenio._scopes import shield
 from greenio._switch import SWAP_LETS_GIL_GO
@@ -21,9 +21,9 @@ _Arguments = TypeVarTuple("_Arguments")
 
 # From CPython 3.12 on, a switch lets go of the GIL for a moment, and a computing thread that takes it keeps it for a whole
 # switch interval. Figures in ARCHITECTURE.md, "The GIL at a switch".
-DEFAULT_SWITCH_INTERVAL = 0.0005 if SWAP_LETS_GIL_GO else None
-# With a stuck fiber that computes beside the others, all versions want it.
-HAND_OFF_SWITCH_INTERVAL = 0.0005
+DEFAULT_SWITCH_INTERVAL = 0.0001 if SWAP_LETS_GIL_GO else None
+# With a stuck fiber that computes beside the others, all versions want one.
+HAND_OFF_SWITCH_INTERVAL = 0.0005 if DEFAULT_SWITCH_INTERVAL is None else DEFAULT_SWITCH_INTERVAL
 
 # What a run does about a fiber that does not let the others run, and after how many seconds, if it is not told.
 STALL_AFTER: dict[str, float] = {"off": 0.0, "warn": 0.1, "handoff": 0.01}
@@ -32,6 +32,7 @@ STALL_THREADS = 64
 _interval_lock = threading.Lock()
 _intervals: dict[int, float] = {}  # by OS thread: what its run asked for
 _interval_before: float | None = None  # what the program had set; None: no run has changed it
+_interval_ours = 0.0  # what runs have made of it: another value is somebody else's, and stays
 
 
 def run(
@@ -46,6 +47,7 @@ def run(
     stall: Literal["off", "warn", "handoff"] = "warn",
     stall_after: float | None = None,
     stall_threads: int = STALL_THREADS,
+    slice: float | None = None,
 ) -> _Result:
     """Call main(*args) as the main fiber of this OS thread, and let it spawn others; return what it returns.
 
@@ -60,8 +62,9 @@ def run(
         clock: where time comes from; None: CLOCK_MONOTONIC. Tests pass a greenio.testing.VirtualClock.
         poller: what asks the kernel about descriptors; None: epoll.
         switch_interval: seconds for sys.setswitchinterval while the run lasts, if shorter than what is set: how long another OS
-            thread that computes may keep the GIL from the fibers. None leaves it alone; the default is 0.0005 on CPython 3.12 and
-            later, and with stall="handoff"; None before. Put back when the last run ends.
+            thread that computes may keep the GIL from the fibers. None leaves it alone; the default is 0.0001 on CPython 3.12 and
+            later, 0.0005 before with stall="handoff", else None. Put back when the last run ends, unless
+            somebody else has changed it meanwhile.
         schedule: which of the ready fibers runs next; None: round robin. Tests pass one of greenio.testing's, made from a seed.
         dump_signal: a signal, for example signal.SIGUSR1, that writes all fibers, what they wait for and their stacks to the standard
             error (descriptor 2); only for a run on the main OS thread. If the program sits in a C call that does not let Python
@@ -77,11 +80,16 @@ def run(
             module know fibers, and sqlite3.connect() checks OS threads only if it is asked to.
         stall_after: seconds without a switch, while a fiber could run, that make a stall; None: 0.1, and 0.01 for "handoff".
         stall_threads: how many fibers may be stuck at once, with "handoff"; beyond that the run waits.
+        slice: seconds, >= 0.001, that a fiber may compute until it is switched out between two bytecodes, for the others to run; None:
+            as long as it likes. Only for a run on the main OS thread, where signal handlers run; one long call of C code is not
+            interrupted, nor is greenio itself, the import system, a destructor, the garbage collector, or a greenio.atomic()
+            block. What fibers share may change anywhere else, as with OS threads; locks of the threading module know fibers
+            while the run lasts.
     Returns:
         What main returns.
     Raises:
         RuntimeError: this OS thread runs fibers already; or it is not the main one and was given a dump_signal, or other code
-            handles that signal, outside of Python.
+            handles that signal, outside of Python; or it was given a slice and is not the main one.
         TypeError, ValueError: an argument is wrong; nothing was run.
         SystemExit, KeyboardInterrupt: left any fiber's function, or a signal handler's.
         DeadlockError: all fibers wait and nothing could wake one; raised in main.
@@ -91,11 +99,11 @@ def run(
         raise TypeError(f"run wants a callable and its arguments, not {main!r}")
     entered = _entered_here()
     if entered is not None and all(
-        each is None for each in (stack_size, clock, poller, schedule, dump_signal, stall_after)
+        each is None for each in (stack_size, clock, poller, schedule, dump_signal, stall_after, slice)
     ):
         return _run_inside(entered.scheduler, main, args)
     with _opened(
-        stack_size, clock, poller, switch_interval, schedule, dump_signal, stall, stall_after, stall_threads
+        stack_size, clock, poller, switch_interval, schedule, dump_signal, stall, stall_after, stall_threads, slice
     ) as scheduler:
         return _run_main(scheduler, main, args)
 
@@ -111,6 +119,7 @@ def enter_run(
     stall: Literal["off", "warn", "handoff"] = "warn",
     stall_after: float | None = None,
     stall_threads: int = STALL_THREADS,
+    slice: float | None = None,
 ) -> None:
     """Make the caller the main fiber of this OS thread, as run() makes its main, until leave_run() or the interpreter's exit.
 
@@ -123,7 +132,7 @@ def enter_run(
         RuntimeError, TypeError, ValueError: as run's.
     """
     manager = _opened(
-        stack_size, clock, poller, switch_interval, schedule, dump_signal, stall, stall_after, stall_threads
+        stack_size, clock, poller, switch_interval, schedule, dump_signal, stall, stall_after, stall_threads, slice
     )
     scheduler = manager.__enter__()
     _entered[scheduler] = _Entered(scheduler, manager)
@@ -187,6 +196,7 @@ def _opened(
     stall: Literal["off", "warn", "handoff"],
     stall_after: float | None,
     stall_threads: int,
+    slice: float | None,
 ) -> Iterator[Scheduler]:
     """This OS thread has a scheduler, its caller is the main fiber; the scheduler is set up as run() was asked to."""
     if switch_interval is not None and not switch_interval > 0:
@@ -201,6 +211,12 @@ def _opened(
     if stall == "handoff" and schedule is not None:
         raise ValueError('stall="handoff" is not for a run with a schedule: fibers that run at once have no order')
     scheduler._watch_stalls(seconds, stall_threads if stall == "handoff" else 0)
+    if slice is not None:
+        _slices.check(slice)
+        if not all(each is None for each in (clock, poller, schedule)):
+            raise ValueError(
+                "slice goes by real time: it is not for a run with a clock, a poller or a schedule of its own"
+            )
     with contextlib.ExitStack() as undo:
         if schedule is not None:
             schedule.begin()
@@ -215,6 +231,9 @@ def _opened(
         if stall == "handoff":
             undo.callback(_thread_owners.take_back)
             _thread_owners.give_to_fibers()
+        if slice is not None:
+            undo.callback(_slices.end, scheduler)
+            _slices.begin(scheduler, slice)
         undo.callback(_restore_switch_interval, switch_interval)
         _shorten_switch_interval(switch_interval)
         yield scheduler
@@ -280,10 +299,11 @@ def _shorten_switch_interval(wanted: float | None) -> None:
     if wanted is None:
         return
     with _interval_lock:
-        if _interval_before is None:
-            _interval_before = sys.getswitchinterval()
+        present = sys.getswitchinterval()
+        if _interval_before is None or present != _interval_ours:
+            _interval_before = present
         _intervals[get_ident()] = wanted
-        sys.setswitchinterval(min(_interval_before, *_intervals.values()))
+        _set_switch_interval(_interval_before)
 
 
 def _restore_switch_interval(wanted: float | None) -> None:
@@ -294,10 +314,16 @@ def _restore_switch_interval(wanted: float | None) -> None:
         _settle_switch_interval()
 
 
+def _set_switch_interval(most: float) -> None:
+    global _interval_ours
+    sys.setswitchinterval(min([most, *_intervals.values()]))
+    _interval_ours = sys.getswitchinterval()
+
+
 def _settle_switch_interval() -> None:
     global _interval_before
-    if _interval_before is not None:
-        sys.setswitchinterval(min([_interval_before, *_intervals.values()]))
+    if _interval_before is not None and sys.getswitchinterval() == _interval_ours:
+        _set_switch_interval(_interval_before)
     if not _intervals:
         _interval_before = None
 

@@ -25,6 +25,10 @@ cdef extern from "monitor.h":
         uint64_t idle_periods
         int waiting
         int wake_fd
+        int64_t slice_ns
+        int slice_signal
+        int slice_is_sent
+        uint64_t slice_switches
         uint64_t looks
         int64_t stall_after_ns
         uint64_t run_id
@@ -152,6 +156,8 @@ cdef class Fiber(BaseFiber):
     cdef readonly int pinned          # > 0: it stays on its OS thread
     cdef unsigned int carrier_number  # the OS thread that it ran on last: Carrier.number; 0: none, or there is no hand-off
     cdef int atomic_depth             # > 0: no other fiber runs until it is 0 again; it neither parks nor gives way
+    cdef bint slice_due               # a time slice has passed inside an atomic block: for its end
+    cdef bint collecting              # it stands in the garbage collector; known only while there are time slices
     cdef int atomic_refused           # blocks around it that a wait was refused in: not atomic any more, not left yet
     cdef bint cancel_called           # the fiber as a whole; CANCELLED says whether a scope holds it off
     cdef object cancel_reason
@@ -386,10 +392,17 @@ cdef bint unpark(Fiber fiber, int wake) noexcept
 cdef Scheduler current_scheduler_or_raise()
 cdef Scheduler current_scheduler_or_none()
 
+# The scheduler whose fibers this OS thread carries, or None; a stuck fiber stays where it is. For signal handlers and the like.
+cdef Scheduler carried_here()
+
 # The calling fiber, borrowed. scheduler.current may be another one if anything has let the GIL go since the scheduler was asked for: the
 # caller may be stuck by now, and the others go on beside it.
 cdef inline PyObject *caller_of(Scheduler scheduler) noexcept:
     return scheduler.current if scheduler.away == 0 else scheduler.find_caller()
+
+# From now on a fiber that has run for `slice_ns` is asked to let the others run, by that signal's handler; 0: no more, nor is anybody
+# being asked when this returns.
+cdef void set_slice(Scheduler scheduler, int64_t slice_ns, int signal_number) noexcept
 
 # The deadline of a timeout in seconds (None: NEVER) from now. TypeError, ValueError name it.
 cdef int64_t deadline_of(Scheduler scheduler, object timeout) except? -2

@@ -29,6 +29,7 @@ from greenio._switch cimport (
 from greenio.pollers.poller cimport (
     FAILED, HANG_UP, PEER_CLOSED, READABLE, URGENT, WRITABLE)
 
+from greenio import _switch
 from greenio._errors import Cancelled, DeadlockError, InternalError, RunFinishedError
 from greenio._switch import forget_overflow_thread, install_overflow_handler
 from greenio.pollers import DefaultPoller
@@ -61,6 +62,7 @@ cdef extern from "monitor.h":
     void greenio_monitor_wait_over(greenio_watched *watched)
     void greenio_monitor_stop()
     int greenio_monitor_start()
+    void greenio_monitor_rouse()
     void greenio_monitor_after_fork_child()
     uint64_t greenio_monitor_ticks()
     void greenio_monitor_set_tick(int64_t ns)
@@ -276,6 +278,11 @@ cdef Scheduler current_scheduler_or_none():
     return come_back_here() if scheduler is NULL else <Scheduler>scheduler
 
 
+cdef Scheduler carried_here():
+    cdef void *scheduler = greenio_scheduler_get()
+    return None if scheduler is NULL else <Scheduler>scheduler
+
+
 cdef Scheduler current_scheduler_or_raise():
     cdef void *scheduler = greenio_scheduler_get()
     cdef Scheduler found
@@ -287,6 +294,16 @@ cdef Scheduler current_scheduler_or_raise():
             "no fibers run on this OS thread: call this inside greenio.run(main), or hand it to a scheduler from outside "
             "with scheduler.spawn(fn)")
     return found
+
+
+cdef bint heard_from_outside = _switch.SIGNALS_FROM_OUTSIDE
+
+cdef void set_slice(Scheduler scheduler, int64_t slice_ns, int signal_number) noexcept:
+    scheduler.watched.slice_signal = signal_number
+    scheduler.watched.slice_is_sent = not heard_from_outside
+    scheduler.watched.slice_switches = scheduler.watched.switches - 1
+    scheduler.watched.slice_ns = slice_ns
+    greenio_monitor_rouse()  # waits for a look that has begun
 
 
 cdef int64_t deadline_of(Scheduler scheduler, object timeout) except? -2:
@@ -2051,6 +2068,7 @@ cdef class Scheduler:
         self.failed = []
         self.main = me
         self.os_thread = PyThread_get_thread_ident()
+        self.watched.thread_id = greenio_kernel_thread_id()
         self.watched.running = me.core.thread_state
         self.watched.away_signals = NULL
         if self.most_carriers:

@@ -1,7 +1,7 @@
 # _sections.pyx: with pin(): and with atomic(): two counters of the fiber that runs, up and down.
 #
 # One object each, for all fibers and any depth: whoever enters or leaves is the fiber that it counts for.
-from greenio._scheduler cimport Fiber, current_scheduler_or_raise
+from greenio._scheduler cimport RUNNING, Fiber, Scheduler, current_scheduler_or_raise
 
 
 cdef class Pin:
@@ -30,9 +30,14 @@ cdef class Atomic:
         (<Fiber>current_scheduler_or_raise().current).atomic_depth += 1
 
     def __exit__(self, exception_type, exception, traceback):
-        cdef Fiber fiber = <Fiber>current_scheduler_or_raise().current
+        cdef Scheduler scheduler = current_scheduler_or_raise()
+        cdef Fiber fiber = <Fiber>scheduler.current
         if fiber.atomic_depth > 0:
             fiber.atomic_depth -= 1
+            if fiber.slice_due and fiber.atomic_depth == 0:
+                fiber.slice_due = False
+                if fiber.run_state == RUNNING and not fiber.collecting:
+                    scheduler.give_way()
         elif fiber.atomic_refused > 0:
             fiber.atomic_refused -= 1
         else:

@@ -11,12 +11,14 @@
 # OS thread is what C code writes there too; C code asks for the OS thread, so it is shown that one while it runs.
 #
 # Everything wants the GIL; between finding out that one has to wait and standing in line nothing lets go of it.
+import _frozen_importlib
 import _queue
 import _signal
 import _thread
 import atexit
 import os
 import sys
+import types
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals, PyErr_Clear, PyErr_ExceptionMatches, PyErr_Occurred
@@ -774,6 +776,10 @@ def change_locks():
         give_rlocks(os_thread, me)
     for index in range(first_queue_row):
         greenio_method_change(&rows[index].method, rows[index].handler)
+    # A module's lock is the import system's own, and known by the ident of who holds it or waits for it.
+    names = types.SimpleNamespace(**vars(_thread))
+    names.get_ident = get_ident
+    _frozen_importlib._thread = names
     changed = True
 
 
@@ -792,6 +798,7 @@ def put_locks_back():
     changed = False
     for index in range(first_queue_row):
         greenio_method_put_back(&rows[index].method)
+    _frozen_importlib._thread = _thread
     if me != os_thread:
         give_rlocks(me, os_thread)
     wake_all_lines()

@@ -91,6 +91,7 @@ cdef extern from "pystate/pystate.h":
     const size_t GREENIO_STACK_MIN_BYTES
     const int GREENIO_YELLOW_ZONE
     const int GREENIO_SWAP_LETS_GIL_GO
+    const int GREENIO_SIGNALS_FROM_OUTSIDE
     int greenio_pystate_init(int hide_stack_protection) except -1
     int greenio_pystate_new(greenio_stack *stack) except -1
     void greenio_pystate_enter(PyThreadState *leaving, PyThreadState *state, PyThreadState *signals)
@@ -558,6 +559,8 @@ cdef dict guard_names = {
 MIN_STACK_BYTES = GREENIO_STACK_MIN_BYTES
 # Whether a switch lets the GIL go for a moment: another OS thread that waits for it takes it then.
 SWAP_LETS_GIL_GO = bool(GREENIO_SWAP_LETS_GIL_GO)
+# Whether what another OS thread asks for by PyErr_SetInterruptEx is seen by code that computes.
+SIGNALS_FROM_OUTSIDE = bool(GREENIO_SIGNALS_FROM_OUTSIDE)
 
 
 def guard_kind():

@@ -4,9 +4,6 @@ RLocks (and with them Condition and logging's locks), the locks of modules that 
 are made for any OS thread then unless their maker says otherwise.
 """
 
-import _thread
-import sys
-from types import SimpleNamespace
 from typing import Any
 
 from greenio import _standard_threads
@@ -15,7 +12,6 @@ from greenio._scheduler import can_park
 _CHECK_SAME_THREAD = 4  # connect()'s argument, behind the database, while it may still be given by place
 
 _runs = 0
-_import_system: Any = sys.modules["_frozen_importlib"]
 _connects: list[tuple[Any, Any]] = []  # module, what its connect was
 
 
@@ -25,7 +21,6 @@ def give_to_fibers() -> None:
     _runs += 1
     _standard_threads.change_locks()
     if _runs == 1:
-        _import_system._thread = SimpleNamespace(**{**vars(_thread), "get_ident": _standard_threads.get_ident})
         _change_sqlite()
 
 
@@ -38,7 +33,6 @@ def take_back() -> None:
             module, connect = _connects.pop()
             if getattr(module.connect, "made_here", False):
                 module.connect = connect
-        _import_system._thread = _thread
     _standard_threads.put_locks_back()
 
 

@@ -1,6 +1,7 @@
 /* monitor.c: the watching thread; what it is for is in monitor.h. */
 #define _GNU_SOURCE
 #include "monitor.h"
+#include "system_calls.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -26,7 +27,7 @@ static int stopping;
 static struct greenio_watched *watched_list;
 static struct greenio_monitor_hooks hooks;
 static volatile uint64_t ticks;
-static volatile int64_t tick_ns = TICK_NS;
+static volatile int64_t usual_tick_ns = TICK_NS;
 
 static int64_t now_ns(void)
 {
@@ -78,12 +79,34 @@ static void look_for_stall(struct greenio_watched *watched, int64_t now)
         ask(watched);
 }
 
+/* Asks again at each look: whoever is asked may not be where it can be switched. */
+static void look_for_slice(struct greenio_watched *watched, int64_t now)
+{
+    uint64_t switches = watched->switches;
+    if (watched->waiting || switches != watched->turn_switches) {
+        watched->turn_switches = switches;
+        watched->turn_ns = now;
+    } else if (now - watched->turn_ns >= watched->slice_ns) {
+        watched->slice_switches = switches;
+        if (!watched->slice_is_sent) {
+            PyErr_SetInterruptEx(watched->slice_signal);
+            return;
+        }
+        struct greenio_system_call call;
+        greenio_system_call_of(watched->thread_id, &call);
+        if (call.number < 0)
+            syscall(SYS_tgkill, getpid(), watched->thread_id, watched->slice_signal);
+    }
+}
+
 /* Returns whether anything needs another look soon. */
 static int look(void)
 {
     int busy = 0;
     int64_t now = now_ns();
     for (struct greenio_watched *watched = watched_list; watched != NULL; watched = watched->next) {
+        if (watched->slice_ns != 0 && watched->signals != NULL)
+            look_for_slice(watched, now);
         if (watched->signals != NULL)
             hooks.forward_signals(watched->signals, &watched->running);
         if (watched->away_signals != NULL)
@@ -110,6 +133,15 @@ static int look(void)
     hooks.watch_overflow_handler();
     ticks++;
     return busy;
+}
+
+static int64_t tick_ns(void)
+{
+    int64_t tick = usual_tick_ns;
+    for (struct greenio_watched *watched = watched_list; watched != NULL; watched = watched->next)
+        if (watched->slice_ns != 0 && watched->slice_ns / 4 < tick)
+            tick = watched->slice_ns / 4;
+    return tick;
 }
 
 static int all_wait(void)
@@ -139,7 +171,7 @@ static void *watch(void *unused)
         } else {
             struct timespec until;
             clock_gettime(CLOCK_MONOTONIC, &until);
-            until.tv_nsec += tick_ns;
+            until.tv_nsec += tick_ns();
             if (until.tv_nsec >= 1000000000) {
                 until.tv_nsec -= 1000000000;
                 until.tv_sec++;
@@ -199,6 +231,7 @@ int greenio_monitor_add(struct greenio_watched *watched, const struct greenio_mo
     pthread_mutex_lock(&lock);
     hooks = *given;
     watched->seen_idle_period = watched->nudged_idle_period = 0;
+    watched->turn_switches = UINT64_MAX;
     watched->asked = 0;
     watched->seen_progress = UINT64_MAX;
     watched->next = watched_list;
@@ -244,7 +277,7 @@ void greenio_monitor_after_fork_child(void)
 
 void greenio_monitor_set_tick(int64_t ns)
 {
-    tick_ns = ns > 0 ? ns : TICK_NS;
+    usual_tick_ns = ns > 0 ? ns : TICK_NS;
 }
 
 uint64_t greenio_monitor_ticks(void)

@@ -1,11 +1,12 @@
 /* monitor.h: one OS thread that watches all schedulers. It never takes the GIL and never runs Python.
  *
- * While some scheduler is busy it looks every 5 ms; while all of them wait in their pollers it sleeps, after one last look.
+ * While some scheduler is busy it looks every 5 ms, or four times in a time slice; while all of them wait in their pollers it sleeps, after one last look.
  * What it does for each:
  *   - brings a signal that only the main thread state has heard of to the fiber that computes (CPython 3.13+);
  *   - wakes a scheduler once that has been waiting for a whole tick: a signal may have come between its last look at
  *     the signals and the wait;
  *   - keeps the overflow handler in front (faulthandler.enable() during a run);
+ *   - asks a fiber that has run for a whole time slice to let the others run (_slices.pyx);
  *   - tells of a stall: nothing was switched to for a while, though a fiber could have run. Cheap while nothing stalls: it looks
  *     whether three counters have changed.
  * All functions want the GIL, which also orders them. The thread blocks all signals.
@@ -36,6 +37,12 @@ struct greenio_watched {                 /* one scheduler; lives in it */
     volatile int asked;                  /* of `stalled`, and not answered yet. Who answers, with the GIL, sets the next two, and clears it */
     volatile int64_t due_ns;             /* when the next timer is due, on CLOCK_MONOTONIC; 0: not known, INT64_MAX: never */
     volatile int64_t tell_after_ns;      /* how long the stall must last to be told once more */
+    int64_t slice_ns;                    /* how long a fiber may run until it is asked to let the others run; 0: as long as it likes */
+    int slice_signal;                    /* how it is asked: by this signal's handler, in Python */
+    int slice_is_sent;                   /* the OS thread must really get the signal to hear of it; it gets it while it computes */
+    volatile uint64_t slice_switches;    /* `switches` when it was asked */
+    uint64_t turn_switches;              /* and at the beginning of the turn that the monitor looks at; private to it, as the rest */
+    int64_t turn_ns;                     /* when that was seen to have begun */
     uint64_t seen_idle_period;           /* private to the monitor, as the rest */
     uint64_t nudged_idle_period;
     uint64_t seen_progress;

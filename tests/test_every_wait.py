@@ -1259,7 +1259,7 @@ TaskGroup.spawn TaskStatus.started TextIOWrapper.reconfigure DiskText.reconfigur
 Timeout.reschedule Timeout.when VirtualClock.advance VirtualClock.now_ns VirtualClock.wait_ns WaitGraph.cycles
 BufferedRWPair.isatty BufferedRWPair.readable BufferedRWPair.writable
 WaitGraph.format WaitGraph.node _Buffered.tell _Reading.unread debug.dump debug.fibers debug.format_stacks debug.lookup_stats
-debug.set_stack_pool debug.stack_stats debug.thread_stats debug.wait_graph epoll.__enter__ epoll.__exit__ epoll.close
+debug.set_stack_pool debug.stack_stats debug.stall_stats debug.thread_stats debug.wait_graph epoll.__enter__ epoll.__exit__ epoll.close
 epoll.fileno epoll.fromfd epoll.modify epoll.register epoll.unregister from_thread.spawn greenio.after greenio.at
 greenio.atomic greenio.can_park greenio.checkpoint greenio.configure_lookups greenio.configure_threads greenio.current_deadline
 greenio.current_default_limiter greenio.current_fiber greenio.current_scheduler greenio.current_time

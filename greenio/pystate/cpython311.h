@@ -15,6 +15,7 @@
 #define GREENIO_STACK_MIN_BYTES ((size_t)64 * 1024)
 #define GREENIO_YELLOW_ZONE 1
 #define GREENIO_SWAP_LETS_GIL_GO 0
+#define GREENIO_SIGNALS_FROM_OUTSIDE 0
 
 extern pthread_key_t greenio_version_gilstate_key; /* found by greenio_version_init */
 

@@ -11,6 +11,7 @@
 #define GREENIO_STACK_MIN_BYTES ((size_t)64 * 1024)
 #define GREENIO_YELLOW_ZONE 1
 #define GREENIO_SWAP_LETS_GIL_GO 1
+#define GREENIO_SIGNALS_FROM_OUTSIDE 0
 
 static inline PyObject *greenio_version_take_exception(void)
 {

@@ -19,6 +19,7 @@
 #define GREENIO_STACK_MIN_BYTES ((size_t)128 * 1024)
 #define GREENIO_YELLOW_ZONE 0
 #define GREENIO_SWAP_LETS_GIL_GO 1
+#define GREENIO_SIGNALS_FROM_OUTSIDE 1
 
 /* Set the bounds of the C stack that `state` runs on. 0, or -1 with an exception. */
 int greenio_version_limit_stack(PyThreadState *state, char *limit, char *base);
