@@ -8,9 +8,7 @@ place in the program the first is told, then the second, the fourth and so on, o
 """
 
 import contextlib
-import logging
 import os
-import socket
 import threading
 import time
 from typing import Any
@@ -19,7 +17,6 @@ from greenio._scheduler import Fiber, Scheduler
 
 MINUTE = 60.0
 PLACES = 1000  # kept in mind; then all are forgotten
-KINDS = {socket.SOCK_STREAM: "TCP", socket.SOCK_DGRAM: "UDP"}
 
 _stalls = 0
 _records = 0
@@ -81,6 +78,8 @@ def _is_worth_telling(place: object) -> bool:
 
 
 def _log(text: str, *values: object) -> None:
+    import logging  # not at the start of each program, most of which need none
+
     before = threading.get_ident() in threading._active  # type: ignore[attr-defined]
     try:
         logging.getLogger("greenio").warning(text, *values)
@@ -117,13 +116,16 @@ def describe_descriptor(descriptor: int) -> str:
     except OSError:
         return f"descriptor {descriptor}"
     if target.startswith("socket:"):
+        import socket
+
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as one:
-            target = _describe_socket(one)
+            kinds = {socket.SOCK_STREAM: "TCP socket", socket.SOCK_DGRAM: "UDP socket"}
+            kind = "Unix socket" if one.family == socket.AF_UNIX else kinds.get(one.type, "socket")
+            target = _describe_socket(kind, one)
     return f"descriptor {descriptor} ({target})"
 
 
-def _describe_socket(one: socket.socket) -> str:
-    kind = "Unix socket" if one.family == socket.AF_UNIX else f"{KINDS.get(one.type, 'other')} socket"
+def _describe_socket(kind: str, one: Any) -> str:
     try:
         return f"{kind} to {_address(one.getpeername())}"
     except OSError:
