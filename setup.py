@@ -27,8 +27,14 @@ MODULES: dict[str, list[str]] = {
     ],
     "greenio.pollers.poller": [],
     "greenio.pollers.epoll": [],
-    "greenio._scheduler": ["greenio/monitor.c", "greenio/timers.c"],
+    "greenio._scheduler": [
+        "greenio/monitor.c",
+        "greenio/assistants.c",
+        "greenio/system_calls.c",
+        "greenio/timers.c",
+    ],
     "greenio._time": [],
+    "greenio._sections": [],
     "greenio._waiting": [],
     "greenio._scopes": [],
     "greenio._sync": [],
@@ -49,6 +55,7 @@ MODULES: dict[str, list[str]] = {
     "greenio._plain_sockets": [],
     "greenio._tls": [],
     "greenio._streams": [],
+    "greenio._slices": [],
     "greenio._outermost": [],
 }
 
@@ -94,6 +101,8 @@ GENERATED = [
     "-Wno-missing-field-initializers",
     "-Wno-cast-function-type",
     "-Wno-sign-compare",
+    "-include",
+    "greenio/own_errno.h",
 ]
 
 SUPPORTED = "greenio runs on Linux on x86-64 with CPython 3.11 to 3.15 (builds with the GIL)"

@@ -16,13 +16,15 @@ if (
     or _os.uname().machine != "x86_64"
     or _sys.implementation.name != "cpython"
     or not (3, 11) <= _sys.version_info[:2] <= (3, 15)
+    or "t" in _sys.abiflags  # a free-threaded build; what is compiled for it is not this, even while its GIL is on
     or not getattr(_sys, "_is_gil_enabled", lambda: True)()
 ):
     import platform as _platform
 
     raise ImportError(
         "greenio supports CPython 3.11 to 3.15 with the GIL on Linux on x86-64; this is "
-        f"{_platform.python_implementation()} {_platform.python_version()} on {_platform.system()} on {_os.uname().machine}"
+        f"{_platform.python_implementation()} {_platform.python_version()}{' (free-threaded)' if 't' in _sys.abiflags else ''}"
+        f" on {_platform.system()} on {_os.uname().machine}"
     )
 
 from greenio import from_thread, socket
@@ -69,6 +71,7 @@ from greenio._scopes import (
     timeout,
     timeout_at,
 )
+from greenio._sections import atomic, pin
 from greenio._select import Selected, after, at, readable, writable
 from greenio._server import DrainReport, Listener, Server, ServerStatistics, listen_tcp, listen_unix, serve
 from greenio._signals import SignalSubscription, signals
@@ -147,6 +150,7 @@ __all__ = [
     "after",
     "as_completed",
     "at",
+    "atomic",
     "can_park",
     "checkpoint",
     "configure_lookups",
@@ -171,6 +175,7 @@ __all__ = [
     "on_big_stack",
     "open",
     "os",
+    "pin",
     "readable",
     "receiving",
     "run",

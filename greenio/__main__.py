@@ -50,6 +50,7 @@ class Program:
 def make_parser() -> argparse.ArgumentParser:
     """The options; what they are options of is split off before."""
     import greenio
+    from greenio._run import DEFAULT_SWITCH_INTERVAL
 
     parser = argparse.ArgumentParser(
         prog="python -m greenio",
@@ -74,6 +75,27 @@ def make_parser() -> argparse.ArgumentParser:
         help="a clock that jumps to the next deadline once all fibers are parked",
     )
     add("--seed", type=int, metavar="N", help="an order of the fibers made from this number, the same each time")
+    add(
+        "--stall",
+        choices=["off", "warn", "handoff"],
+        default="warn",
+        help="what is done when a fiber keeps the others from running: warn (default), a log record; "
+        "handoff, another OS thread runs the others",
+    )
+    add("--stall-after", type=float, metavar="SECONDS", help="how long that may last (default 0.1; handoff: 0.01)")
+    add(
+        "--slice",
+        type=parse_seconds,
+        metavar="SECONDS",
+        help="how long a fiber may compute until it is switched out for the others, 0.01 say (default: as long as it likes)",
+    )
+    add(
+        "--switch-interval",
+        type=parse_seconds,
+        metavar="SECONDS",
+        default=DEFAULT_SWITCH_INTERVAL,
+        help="how long an OS thread that computes keeps the GIL from the fibers (default %(default)s; None: as it is set)",
+    )
     add("--patch", type=parse_names, metavar="LIST", help="patch these modules only: socket,select")
     add("--no-patch", type=parse_names, metavar="LIST", help="patch all but these modules; all: none")
     add("--version", action="version", version=f"greenio {greenio_version()} ({greenio.__name__}), {sys.version}")
@@ -89,6 +111,16 @@ def parse_bytes(text: str) -> int:
     if size <= 0:
         raise argparse.ArgumentTypeError(f"{text} must be > 0 bytes")
     return size
+
+
+def parse_seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, such as 0.01") from None
+    if not seconds > 0:
+        raise argparse.ArgumentTypeError(f"{text} must be > 0 seconds")
+    return seconds
 
 
 def parse_signal(text: str) -> int:
@@ -377,6 +409,10 @@ def run_command(arguments: list[str]) -> None:
             clock=VirtualClock() if chosen.virtual_clock else None,
             schedule=None if chosen.seed is None else RandomSchedule(chosen.seed),
             dump_signal=chosen.dump_signal,
+            stall=chosen.stall,
+            stall_after=chosen.stall_after,
+            slice=chosen.slice,
+            switch_interval=chosen.switch_interval,
         )
     except (RuntimeError, OSError) as error:
         parser.error(f"argument --dump-signal: {error}")  # what else could be in the way was refused above

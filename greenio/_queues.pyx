@@ -15,7 +15,7 @@ from cpython.object cimport Py_LT, PyObject_RichCompareBool
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport int64_t, uint64_t
 
-from greenio._scheduler cimport NEVER, Scheduler, current_scheduler_or_none
+from greenio._scheduler cimport caller_of, NEVER, Scheduler, current_scheduler_or_none
 from greenio._waiting cimport (
     SERVED, TOO_LATE, Case, Line, Outcome, Place, deadline_after, forks, line_append, line_length, serve, serve_all,
     stand_in_line)
@@ -77,7 +77,7 @@ cdef void *asking():
     # Who has, or wants, a lock on the hooks.
     cdef Scheduler scheduler = current_scheduler_or_none()
     if scheduler is not None:
-        return <void *>scheduler.current
+        return <void *>caller_of(scheduler)
     return <void *><size_t>PyThread_get_thread_ident()
 
 

@@ -19,10 +19,43 @@ cdef extern from "monitor.h":
     struct greenio_watched:
         PyThreadState *running
         PyThreadState *signals
+        PyThreadState *away_running
+        PyThreadState *away_signals
         uint64_t switches
         uint64_t idle_periods
         int waiting
         int wake_fd
+        int64_t slice_ns
+        int slice_signal
+        int slice_is_sent
+        uint64_t slice_switches
+        uint64_t looks
+        int64_t stall_after_ns
+        uint64_t run_id
+        int thread_id
+        int poll_fd
+        const size_t *ring_head
+        const size_t *ring_tail
+        const Py_ssize_t *io_waiting
+        int asked
+        int64_t due_ns
+        int64_t tell_after_ns
+        int64_t still_ns
+        int64_t needed_ns
+
+cdef extern from "system_calls.h":
+    struct greenio_system_call:
+        int number
+        int descriptor
+        const char *name
+
+cdef extern from "<semaphore.h>" nogil:
+    ctypedef struct sem_t:
+        pass
+
+cdef extern from "<signal.h>" nogil:
+    ctypedef struct sigset_t:
+        pass
 
 cdef extern from "timers.h":
     enum:
@@ -121,6 +154,12 @@ cdef class Fiber(BaseFiber):
     cdef bint outcome                 # result or exception is known
     cdef bint observed                # somebody has seen the exception, or it was logged
     cdef int shield                   # > 0: CANCELLED and the limit are held off
+    cdef readonly int pinned          # > 0: it stays on its OS thread
+    cdef unsigned int carrier_number  # the OS thread that it ran on last: Carrier.number; 0: none, or there is no hand-off
+    cdef int atomic_depth             # > 0: no other fiber runs until it is 0 again; it neither parks nor gives way
+    cdef bint slice_due               # a time slice has passed inside an atomic block: for its end
+    cdef bint collecting              # it stands in the garbage collector; known only while there are time slices
+    cdef int atomic_refused           # blocks around it that a wait was refused in: not atomic any more, not left yet
     cdef bint cancel_called           # the fiber as a whole; CANCELLED says whether a scope holds it off
     cdef object cancel_reason
     cdef Limit limit                  # the innermost scope it is in, or None
@@ -148,6 +187,46 @@ cdef class Fiber(BaseFiber):
     cdef object cancelled_error(self)
     cdef void end(self) noexcept
     cdef void remove_joiner(self, WaitNode *node) noexcept
+
+
+cdef class Root(Fiber):
+    # Where an OS thread stands while it runs no fiber. Not alive, not counted, never in the run queue but as the host of an idle loop.
+    pass
+
+
+cdef enum CarrierState:
+    IDLE                 # waits for its turn, in its root
+    CARRYING             # the scheduler's fibers run here
+    STUCK                # one fiber does, beside the others
+
+cdef enum Order:         # what a root that is continued has to do
+    CARRY_ON
+    TAKE_BACK            # the stuck fiber has left: it is ready
+    PASS_ON              # another OS thread carries from now on
+    END_CARRYING
+
+
+cdef class Carrier:
+    # An OS thread that runs a scheduler's fibers, where those may change their OS thread: the one that run() was called on (the home,
+    # number 1), or an assistant. Exactly one of a scheduler's carriers is CARRYING.
+    cdef Scheduler scheduler
+    cdef unsigned int number          # in its run, from 1
+    cdef unsigned char state          # CarrierState
+    cdef unsigned char order          # Order
+    cdef Root root
+    cdef PyObject *fiber              # STUCK: which; borrowed, it runs
+    cdef list held_up                 # ready fibers that may run nowhere else, while another one is stuck here
+    cdef void **scheduler_here        # the OS thread's own variables: its scheduler, while it carries
+    cdef void **carrier_here          # and its carrier
+    cdef int kernel_id
+    cdef sem_t turn                   # posted when the state has become CARRYING, or the order END_CARRYING
+
+    cdef void come_back(self) noexcept
+    cdef void carry(self) noexcept
+    cdef bint wait_for_turn(self) noexcept
+    cdef void handle_signals(self) noexcept
+    cdef void let_go(self) noexcept
+    cdef void drop_root(self) noexcept
 
 
 cdef class Watch(Entry):
@@ -208,16 +287,55 @@ cdef class Scheduler:
     cdef dict watches                 # Watch by descriptor: what is registered with the poller
     cdef object signal_pipe           # _SignalPipe, or None
 
-    # Park the current fiber. `reason` and `waiting_on` are for dumps. Raises Cancelled or what was thrown in, before parking or after:
+    # Hand-off. `away` counts the fibers that are stuck and run beside the others. While it is not 0, a method that finds itself on an
+    # OS thread that does not carry calls come_back() first: `current` is not its caller.
+    cdef int away
+    cdef unsigned int carrier_number  # of `carrier`; 0: there is no hand-off
+    cdef Carrier carrier              # who carries; None: there is no hand-off
+    cdef Carrier home
+    cdef Carrier pass_to              # who is to carry from the next switch on, or None
+    cdef list carriers                # all, home first
+    cdef unsigned int carriers_made
+    cdef int64_t stall_after_ns       # as it was asked for
+    cdef Py_ssize_t most_carriers     # but home; 0: no hand-off
+    cdef bint looking                 # the current fiber runs look_around
+    cdef bint forking                 # between the hooks of a fork: nothing is handed over
+    cdef sigset_t signal_mask         # of the home
+    cdef list untold                  # hand-offs not logged yet
+    cdef readonly unsigned long long handoffs
+    cdef int64_t refused_ns           # when a stall that cannot be helped is told next, from its beginning,
+    cdef uint64_t refused_at          # and which one that is: watched.switches
+
+    # The caller, which may be a stuck fiber: then it becomes ready, behind the others, and is one of them when this returns. Whether it
+    # was: what it has looked at before may have changed.
+    cdef bint come_back(self) noexcept
+    cdef PyObject *find_caller(self) noexcept
+    # Back on the OS thread that run() was called on.
+    cdef int go_home(self) except -1
+    cdef int start_carriers(self) except -1
+    cdef void end_carriers(self) noexcept
+    cdef void forget_carriers(self) noexcept
+    cdef bint may_hand_off(self) noexcept
+    cdef int hand_off(self, const greenio_system_call *call, double seconds) except -1
+    cdef void give(self, Carrier to) noexcept
+    cdef void take_back(self, Carrier carrier) noexcept
+    cdef void summon(self, Carrier carrier) noexcept
+    cdef void retire(self, Carrier carrier) noexcept
+    cdef bint admit(self, Fiber fiber) noexcept
+    cdef void tell_untold(self) noexcept
+
+    # Park the current fiber. `reason` and `waiting_on` are for dumps. RuntimeError inside greenio.atomic(). Raises Cancelled or what was thrown in, before parking or after:
     # whoever waits takes itself off its WaitList then. Otherwise returns a Wake. TIMED_OUT is certain; the others are a hint to look
     # again, and to park again: WOKEN may have been meant for another park of this fiber's (a destructor on the way back from
     # one may park, too), and INTERRUPTED says that there is nothing to raise any more (that destructor got it, or a scope was
     # shielded since), while whatever else came meanwhile found the fiber ready and left it alone.
     cdef int park(self, object reason, object waiting_on, int64_t deadline_ns) except -1
-    # Let the others have their turn. Raises nothing.
-    cdef void give_way(self) noexcept
+    # Let the others have their turn. Raises nothing but RuntimeError inside greenio.atomic().
+    cdef int give_way(self) except -1
     # First thing in any operation that may park: raises what interrupts the current fiber.
     cdef int check(self) except -1
+    # The current fiber has to wait inside greenio.atomic(): raises RuntimeError. Once: on the way out waits are let through.
+    cdef int refuse(self, object reason) except -1
     # Last thing in one that did not park: counts against the budget, after which the fiber gives way.
     cdef void spend(self) noexcept
     cdef int64_t now(self) except? -1
@@ -252,6 +370,8 @@ cdef class Scheduler:
     cdef void fail_to_start(self, Fiber fiber, object exception) noexcept
     cdef bint is_deadlocked(self) except -1
     cdef object deadlock_text(self)
+    cdef int tell_stall(self, const greenio_system_call *call) except -1
+    cdef void name_run(self) noexcept
     cdef int listen_for_signals(self) except -1
     cdef int forget_thread(self) except -1
     cdef void wake_joiners_of_main(self) noexcept
@@ -272,9 +392,22 @@ cdef class Scheduler:
 # Make a parked fiber ready. False: it was not parked (any more), and nothing has changed.
 cdef bint unpark(Fiber fiber, int wake) noexcept
 
-# The scheduler of this OS thread: RuntimeError if there is none; or None.
+# The scheduler of this OS thread: RuntimeError if there is none; or None. A stuck fiber comes back to the others here, so what asks for
+# the scheduler finds itself its current fiber.
 cdef Scheduler current_scheduler_or_raise()
 cdef Scheduler current_scheduler_or_none()
+
+# The scheduler whose fibers this OS thread carries, or None; a stuck fiber stays where it is. For signal handlers and the like.
+cdef Scheduler carried_here()
+
+# The calling fiber, borrowed. scheduler.current may be another one if anything has let the GIL go since the scheduler was asked for: the
+# caller may be stuck by now, and the others go on beside it.
+cdef inline PyObject *caller_of(Scheduler scheduler) noexcept:
+    return scheduler.current if scheduler.away == 0 else scheduler.find_caller()
+
+# From now on a fiber that has run for `slice_ns` is asked to let the others run, by that signal's handler; 0: no more, nor is anybody
+# being asked when this returns.
+cdef void set_slice(Scheduler scheduler, int64_t slice_ns, int signal_number) noexcept
 
 # The deadline of a timeout in seconds (None: NEVER) from now. TypeError, ValueError name it.
 cdef int64_t deadline_of(Scheduler scheduler, object timeout) except? -2

@@ -19,17 +19,18 @@ import weakref
 
 cimport cython
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_REFCNT
-from libc.errno cimport EBADF
-from libc.stdint cimport uint32_t
+from libc.errno cimport EBADF, EINTR
+from libc.stdint cimport INT64_MAX, uint32_t
 from libc.stdlib cimport free, malloc
 
 from greenio._switch cimport (
     StatePointer, adopt_thread, after_fork, before_fork, bring_requests, call_on_stack, check_signals, checked_stack_bytes,
-    foreign_states, forget_after_fork, forget_pool_after_fork, forward_signals, give_back_all, give_back_stacks,
-    hears_signals, look_at_stacks, prepare, recover_stack, switch_to, trim_stacks, watch_overflow_handler)
+    foreign_states, forget_after_fork, is_in_callback, forget_pool_after_fork, forward_signals, give_back_all, give_back_stacks,
+    hears_signals, look_at_stacks, prepare, recover_stack, remind_of_signals, switch_to, trim_stacks, watch_overflow_handler)
 from greenio.pollers.poller cimport (
     FAILED, HANG_UP, PEER_CLOSED, READABLE, URGENT, WRITABLE)
 
+from greenio import _switch
 from greenio._errors import Cancelled, DeadlockError, InternalError, RunFinishedError
 from greenio._switch import forget_overflow_thread, install_overflow_handler
 from greenio.pollers import DefaultPoller
@@ -46,6 +47,7 @@ cdef extern from "Python.h":
     int PyCode_Addr2Line(PyCodeObject *code, int offset)
     PyFrameObject *PyThreadState_GetFrame(PyThreadState *state)
     unsigned long PyThread_get_thread_ident()
+    int PyErr_CheckSignals() except -1
     const char *PyUnicode_AsUTF8(object text) except NULL
     void Py_XDECREF(PyObject *)
     void PyObject_GC_Track(PyObject *)
@@ -55,13 +57,25 @@ cdef extern from "monitor.h":
     struct greenio_monitor_hooks:
         int (*forward_signals)(PyThreadState *signals, volatile StatePointer *running) noexcept nogil
         void (*watch_overflow_handler)() noexcept nogil
+        int (*stalled)(greenio_watched *watched) noexcept nogil
     int greenio_monitor_add(greenio_watched *watched, const greenio_monitor_hooks *hooks)
     void greenio_monitor_remove(greenio_watched *watched)
     void greenio_monitor_wait_over(greenio_watched *watched)
     void greenio_monitor_stop()
     int greenio_monitor_start()
+    void greenio_monitor_rouse()
     void greenio_monitor_after_fork_child()
     uint64_t greenio_monitor_ticks()
+    void greenio_monitor_set_tick(int64_t ns)
+
+cdef extern from "assistants.h":
+    ctypedef void (*greenio_assistant_work)(greenio_watched *watched, uint64_t run_id, const greenio_system_call *call) noexcept
+    void greenio_assistants_work(greenio_assistant_work work)
+    int greenio_assistants_send(greenio_watched *watched) nogil
+    void greenio_assistants_carry(const sigset_t *mask)
+    void greenio_assistants_let_go()
+    void greenio_assistants_end()
+    void greenio_assistants_after_fork_child()
 
 cdef extern from "timers.h":
     uint32_t greenio_timers_add(greenio_timers *timers, int64_t deadline_ns, void *owner)
@@ -78,14 +92,37 @@ cdef extern from "asm/context.h":
 
 cdef extern from * nogil:
     """
+    #include <errno.h>
+    #include <pthread.h>
+    #include <semaphore.h>
+    #include <signal.h>
     #include <stdint.h>
+    #include <sys/syscall.h>
     #include <time.h>
+    #include <unistd.h>
 
     /* The OS thread's scheduler. The accessors are never inlined: the address of a thread-local variable must not be carried across a
      * switch, after which the fiber may be on another OS thread. */
     static __thread void *greenio_thread_scheduler __attribute__((tls_model("initial-exec")));
     static __attribute__((noinline)) void *greenio_scheduler_get(void) { return greenio_thread_scheduler; }
     static __attribute__((noinline)) void greenio_scheduler_set(void *scheduler) { greenio_thread_scheduler = scheduler; }
+    static __attribute__((noinline)) void **greenio_scheduler_here(void) { return &greenio_thread_scheduler; }
+
+    /* And its Carrier, if it is one. */
+    static __thread void *greenio_thread_carrier __attribute__((tls_model("initial-exec")));
+    static __attribute__((noinline)) void *greenio_carrier_get(void) { return greenio_thread_carrier; }
+    static __attribute__((noinline)) void **greenio_carrier_here(void) { return &greenio_thread_carrier; }
+
+    /* 0: it is the caller's turn. Else an errno: ETIMEDOUT, EINTR. */
+    static int greenio_turn_wait(sem_t *turn, int seconds)
+    {
+        struct timespec until;
+        if (seconds == 0)
+            return sem_wait(turn) == 0 ? 0 : errno;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec += seconds;
+        return sem_timedwait(turn, &until) == 0 ? 0 : errno;
+    }
 
     static inline int64_t greenio_monotonic_ns(void)
     {
@@ -94,9 +131,21 @@ cdef extern from * nogil:
         return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
     }
     #define greenio_prefetch(address) __builtin_prefetch(address)
+    #define greenio_kernel_thread_id() ((int)syscall(SYS_gettid))
     """
+    int greenio_kernel_thread_id()
     void *greenio_scheduler_get()
     void greenio_scheduler_set(void *scheduler)
+    void **greenio_scheduler_here()
+    void *greenio_carrier_get()
+    void **greenio_carrier_here()
+    int greenio_turn_wait(sem_t *turn, int seconds)
+    int sem_init(sem_t *semaphore, int shared, unsigned int value)
+    int sem_post(sem_t *semaphore)
+    int sem_destroy(sem_t *semaphore)
+    int pthread_sigmask(int how, const sigset_t *set, sigset_t *before)
+    enum:
+        SIG_BLOCK
     int64_t greenio_monotonic_ns()
     void greenio_prefetch(const void *address)
 
@@ -123,6 +172,8 @@ cdef enum:
     LONG_WAIT_NS = 10_000_000             # time enough to tidy up first
     TRIMMED_A_LOOK = 16           # stacks, of 2 to 4 µs each
     EXIT_PATIENCE_MS = 5000
+    CARRIER_IDLE_SECONDS = 5
+    TELL_REFUSED_NS = 100_000_000
     BIG_STACK_BYTES = 8 * 1024 * 1024
 
 cdef uint64_t ticks_per_ms
@@ -130,6 +181,8 @@ cdef uint64_t look_ticks                  # 100 µs
 cdef unsigned long long fibers_made = 0
 cdef set live = set()                     # schedulers between open and close, of all OS threads
 cdef greenio_monitor_hooks monitor_hooks
+cdef uint64_t runs_named = 0
+cdef object stall_teller = None           # tell(scheduler, fiber, seconds, call, which, beside)
 cdef bint monitor_stopped = False         # for a fork; whoever looks around next starts it again
 
 
@@ -213,18 +266,46 @@ cdef class Limit:
         pass
 
 
+cdef Scheduler come_back_here():
+    # No fibers run on this OS thread, or only one that is stuck: it comes back.
+    cdef void *carrier = greenio_carrier_get()
+    if carrier is NULL or (<Carrier>carrier).fiber is NULL:
+        return None
+    (<Carrier>carrier).come_back()
+    return <Scheduler>greenio_scheduler_get()
+
+
 cdef Scheduler current_scheduler_or_none():
+    cdef void *scheduler = greenio_scheduler_get()
+    return come_back_here() if scheduler is NULL else <Scheduler>scheduler
+
+
+cdef Scheduler carried_here():
     cdef void *scheduler = greenio_scheduler_get()
     return None if scheduler is NULL else <Scheduler>scheduler
 
 
 cdef Scheduler current_scheduler_or_raise():
     cdef void *scheduler = greenio_scheduler_get()
-    if scheduler is NULL:
+    cdef Scheduler found
+    if scheduler is not NULL:
+        return <Scheduler>scheduler
+    found = come_back_here()
+    if found is None:
         raise RuntimeError(
             "no fibers run on this OS thread: call this inside greenio.run(main), or hand it to a scheduler from outside "
             "with scheduler.spawn(fn)")
-    return <Scheduler>scheduler
+    return found
+
+
+cdef bint heard_from_outside = _switch.SIGNALS_FROM_OUTSIDE
+
+cdef void set_slice(Scheduler scheduler, int64_t slice_ns, int signal_number) noexcept:
+    scheduler.watched.slice_signal = signal_number
+    scheduler.watched.slice_is_sent = not heard_from_outside
+    scheduler.watched.slice_switches = scheduler.watched.switches - 1
+    scheduler.watched.slice_ns = slice_ns
+    greenio_monitor_rouse()  # waits for a look that has begun
 
 
 cdef int64_t deadline_of(Scheduler scheduler, object timeout) except? -2:
@@ -289,6 +370,7 @@ cdef class Fiber(BaseFiber):
         id: unique in the process, in order of creation, from 1.
         scheduler: the Scheduler that runs it.
         stack_bytes: usable C stack in bytes; 0 for a main fiber, which has its OS thread's.
+        pinned: > 0: it stays on its OS thread; see greenio.pin.
     """
 
     def __init__(self):
@@ -526,6 +608,7 @@ cdef class Fiber(BaseFiber):
     cdef void outcome_known(self) noexcept:
         cdef Scheduler scheduler = self.scheduler
         self.outcome = True
+        self.atomic_depth = 0  # of a block that the function has left behind, in a generator
         try:
             if self.raised is not None:
                 self.judge(scheduler)
@@ -579,6 +662,8 @@ cdef class Fiber(BaseFiber):
     cdef FiberCore *successor(self, PyThreadState **signals) noexcept:
         cdef Scheduler scheduler = self.scheduler
         cdef PyObject *next
+        if scheduler.away:
+            scheduler.come_back()
         self.end()
         next = scheduler.next_ready(self.stack_bytes)
         scheduler.budget = scheduler.turn_budget
@@ -589,6 +674,19 @@ cdef class Fiber(BaseFiber):
             scheduler.watched.running = (<Fiber>next).core.thread_state
         signals[0] = scheduler.watched.signals
         return &(<Fiber>next).core
+
+
+@cython.final
+cdef class Root(Fiber):
+    """Where an OS thread of a run with hand-off stands while it runs no fiber."""
+
+    cdef void outcome_known(self) noexcept:
+        pass
+
+    cdef FiberCore *successor(self, PyThreadState **signals) noexcept:
+        # The home's, at the end of the run.
+        signals[0] = self.scheduler.watched.signals
+        return &self.scheduler.main.core
 
 
 cdef object log():
@@ -689,6 +787,7 @@ cdef class _SignalPipe(Entry):
     # even if it came just before it.
     cdef object reader
     cdef object writer
+    cdef Scheduler scheduler
 
     cpdef int ready(self, int flags) except -1:
         try:
@@ -696,6 +795,9 @@ cdef class _SignalPipe(Entry):
                 pass
         except BlockingIOError:
             pass
+        # The main fiber, away from home, may have met the interpreter's own word of it, which is lost on any other OS thread.
+        if self.scheduler.watched.away_signals is not NULL:
+            remind_of_signals(self.scheduler.watched.away_running)
         return 0
 
 
@@ -721,6 +823,122 @@ cdef void close_signal_pipe(_SignalPipe pipe) except *:
         signal.set_wakeup_fd(present)
     os.close(pipe.reader)
     os.close(pipe.writer)
+
+
+# --- carriers --------------------------------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class Carrier:
+    # An OS thread of a run with hand-off.
+
+    def __cinit__(self, Scheduler scheduler):
+        sem_init(&self.turn, 0, 0)
+        self.scheduler = scheduler
+        scheduler.carriers_made += 1
+        self.number = scheduler.carriers_made
+        self.held_up = []
+        self.scheduler_here = greenio_scheduler_here()
+        self.carrier_here = greenio_carrier_here()
+        self.kernel_id = greenio_kernel_thread_id()
+        self.root = Root.__new__(Root)
+        self.root.scheduler = scheduler
+        self.root.run_state = PARKED
+        self.root.timer = GREENIO_TIMER_NONE
+        self.root.limit_ns = NEVER
+        self.root.deadline_ns = NEVER
+        self.root.given_name = "root"
+        self.root.atomic_depth = 1         # nothing is handed off while it is the current one
+        self.root.carrier_number = self.number
+        self.root.stack_bytes = scheduler.stack_bytes
+        self.root.function = self._carry   # at home, where the root needs a stack of its own
+        self.root.arguments = ()
+        Py_INCREF(self.root)               # goes with its stack, or in __dealloc__
+        scheduler.carriers.append(self)
+
+    def __dealloc__(self):
+        sem_destroy(&self.turn)
+
+    def _carry(self):
+        self.carry()
+
+    cdef void come_back(self) noexcept:
+        # On the stuck fiber's stack. Others may run it once its root has said that it is ready.
+        cdef Fiber me = <Fiber>self.fiber
+        cdef PyThreadState *signals = NULL
+        self.order = TAKE_BACK
+        if self is self.scheduler.home:
+            signals = self.scheduler.watched.away_signals
+            self.scheduler.watched.away_running = self.root.core.thread_state
+        switch_to(&me.core, &self.root.core, signals)
+
+    cdef void carry(self) noexcept:
+        # The root: comes here whenever no fiber runs on this OS thread.
+        cdef Scheduler scheduler = self.scheduler
+        cdef PyObject *root = <PyObject *>self.root
+        cdef PyObject *next
+        cdef Carrier to
+        while self.order != END_CARRYING:
+            self.root.run_state = PARKED
+            if self.order == TAKE_BACK:
+                scheduler.take_back(self)
+            elif self.order == PASS_ON:
+                to = scheduler.pass_to
+                scheduler.pass_to = None
+                if to is not None and to is not self and to.state == IDLE and to.order != END_CARRYING:
+                    self.state = IDLE
+                    if self is scheduler.home:
+                        scheduler.watched.away_running = self.root.core.thread_state
+                    scheduler.give(to)
+            self.order = CARRY_ON
+            if self.state != CARRYING:
+                if not self.wait_for_turn():
+                    continue
+            next = scheduler.next_ready(0)
+            if next is root:
+                continue
+            scheduler.budget = scheduler.turn_budget
+            (<Fiber>next).run_state = RUNNING
+            scheduler.current = next
+            scheduler.watched.switches += 1
+            scheduler.watched.running = (<Fiber>next).core.thread_state
+            switch_to(&self.root.core, &(<Fiber>next).core, scheduler.watched.signals)
+
+    cdef bint wait_for_turn(self) noexcept:
+        # False: look at the state and the order.
+        cdef Scheduler scheduler = self.scheduler
+        cdef bint is_home = self is scheduler.home
+        cdef int error
+        with nogil:
+            error = greenio_turn_wait(&self.turn, 0 if is_home else CARRIER_IDLE_SECONDS)
+        if error == 0:
+            if is_home and self.state == CARRYING and scheduler.watched.signals is not NULL:
+                self.handle_signals()   # the interpreter may have forgotten them while main ran elsewhere
+            return self.state == CARRYING
+        if is_home:
+            self.handle_signals()
+        elif error != EINTR and self.state == IDLE and self.order != END_CARRYING:
+            scheduler.retire(self)
+        return False
+
+    cdef void let_go(self) noexcept:
+        # An assistant, which carries nothing: it goes back to where it came from.
+        if self.order != END_CARRYING:
+            self.order = END_CARRYING
+            self.scheduler.carriers.remove(self)
+            greenio_assistants_let_go()
+            sem_post(&self.turn)
+
+    cdef void drop_root(self) noexcept:
+        self.root.core.thread_state = NULL
+        self.root.function = None
+        Py_DECREF(self.root)
+
+    cdef void handle_signals(self) noexcept:
+        try:
+            PyErr_CheckSignals()
+        except BaseException as error:
+            self.scheduler.throw_into_main(error)
 
 
 # --- the scheduler ---------------------------------------------------------------------------------------------------
@@ -751,6 +969,10 @@ cdef class Scheduler:
         self.watches = {}
         self.failed = []
         self.failed_room = FAILED_ROOM
+        self.watched.poll_fd = -1
+        self.watched.ring_head = &self.ring_head
+        self.watched.ring_tail = &self.ring_tail
+        self.watched.io_waiting = &self.io_waiting
 
     def __init__(self, Clock clock=None, Poller poller=None, stack_size=None, Schedule schedule=None):
         self.clock = clock
@@ -759,12 +981,56 @@ cdef class Scheduler:
             self.turn_budget = 0
             self.budget = 0
             self.turn_started = 1
+        self.carriers = []
+        self.untold = []
         self.stack_bytes = checked_stack_bytes(stack_size)
         self.poller = DefaultPoller() if poller is None else poller
 
     def __dealloc__(self):
         free(self.ring)
         greenio_timers_drop(&self.timers)
+
+    def _watch_stalls(self, double seconds, Py_ssize_t threads=0):
+        """Have it told when no fiber was switched to for so long though one could run; 0: never. Before `_open`.
+
+        With *threads* > 0, the others are run by another OS thread then: as many fibers may be stuck at once.
+        """
+        self.watched.stall_after_ns = <int64_t>(seconds * 1e9)
+        self.stall_after_ns = self.watched.stall_after_ns
+        self.most_carriers = threads
+
+    cdef int tell_stall(self, const greenio_system_call *call) except -1:
+        # On an assistant, asked by the monitor some moments ago.
+        cdef int64_t now_ns = greenio_monotonic_ns()
+        cdef int64_t needed_ns = self.watched.needed_ns
+        cdef int64_t still_ns = self.watched.still_ns
+        cdef int64_t due_ns = INT64_MAX
+        if self.watched.waiting or now_ns - still_ns < self.watched.stall_after_ns or self.current is NULL:
+            return 0
+        if self.timers.count and self.clock is None:
+            due_ns = greenio_timers_deadline(&self.timers)
+        self.watched.due_ns = due_ns
+        if needed_ns == 0 and due_ns <= now_ns:
+            needed_ns = max(due_ns, still_ns)
+        if needed_ns == 0:
+            return 0
+        if self.most_carriers:
+            if now_ns - needed_ns >= self.watched.stall_after_ns // 2 and self.may_hand_off():
+                return self.hand_off(call, (now_ns - still_ns) / 1e9)
+            # Again at every look.
+            self.watched.tell_after_ns = now_ns - needed_ns
+            if self.watched.switches != self.refused_at:
+                self.refused_at = self.watched.switches
+                self.refused_ns = TELL_REFUSED_NS
+            if now_ns - needed_ns < self.refused_ns:
+                return 0
+            self.refused_ns *= 2
+        elif now_ns - needed_ns < self.watched.tell_after_ns:
+            return 0
+        else:
+            self.watched.tell_after_ns *= 2
+        tell_of(self, <Fiber>self.current, (now_ns - still_ns) / 1e9, (call.number, name_of(call), call.descriptor), still_ns, False)
+        return 0
 
     # --- life
 
@@ -777,7 +1043,7 @@ cdef class Scheduler:
         """
         cdef Fiber main
         cdef int error
-        if greenio_scheduler_get() is not NULL:
+        if current_scheduler_or_none() is not None:
             raise RuntimeError(
                 "greenio.run() inside greenio.run(): this OS thread runs fibers already; call the function directly, "
                 "spawn it, or run it on another OS thread")
@@ -796,6 +1062,9 @@ cdef class Scheduler:
         self.os_thread = PyThread_get_thread_ident()
         self.watched.running = main.core.thread_state
         self.watched.wake_fd = self.poller.wake_fd
+        self.name_run()
+        if self.most_carriers:
+            self.start_carriers()
         if threading.main_thread().ident == self.os_thread and hears_signals(main.core.thread_state):
             self.watched.signals = main.core.thread_state
             try:
@@ -806,6 +1075,7 @@ cdef class Scheduler:
         self.link(main)
         monitor_hooks.forward_signals = forward_signals
         monitor_hooks.watch_overflow_handler = watch_overflow_handler
+        monitor_hooks.stalled = greenio_assistants_send
         error = greenio_monitor_add(&self.watched, &monitor_hooks)
         if error != 0:
             self.unlink(main)
@@ -816,10 +1086,18 @@ cdef class Scheduler:
         Py_INCREF(self)
         greenio_scheduler_set(<void *>self)
 
+    cdef void name_run(self) noexcept:
+        global runs_named
+        runs_named += 1
+        self.watched.run_id = runs_named
+        self.watched.thread_id = greenio_kernel_thread_id()
+        self.watched.poll_fd = self.poller.poll_fd
+
     cdef int listen_for_signals(self) except -1:
-        pipe = open_signal_pipe()
+        cdef _SignalPipe pipe = open_signal_pipe()
         if pipe is None:
             return 0
+        pipe.scheduler = self
         try:
             self.poller.add(pipe)
         except OSError:
@@ -836,6 +1114,10 @@ cdef class Scheduler:
         forget_overflow_thread()
         self.poller.close()
         return 0
+
+    def _go_home(self):
+        """The current fiber goes on on the OS thread that run() was called on, as soon as no other one is stuck there."""
+        self.go_home()
 
     def _unwind(self, bint at_exit=False):
         """Cancel every fiber but main and wait until they have ended; main only. Exceptions thrown at main come afterwards.
@@ -877,6 +1159,7 @@ cdef class Scheduler:
                 self.waits_for_all = False
         finally:
             self.main.shield -= 1
+        self.go_home()
         self.ended = True
         fatal, self.fatal = self.fatal, None
         thrown, self.main.thrown = self.main.thrown, None
@@ -914,6 +1197,7 @@ cdef class Scheduler:
         live.discard(self)
         recover_stack(&main.core)
         greenio_monitor_remove(&self.watched)
+        self.end_carriers()
         main.run_state = DONE
         main.core.thread_state = NULL
         self.wake_joiners_of_main()
@@ -922,6 +1206,7 @@ cdef class Scheduler:
             give_back_stacks()
         else:
             give_back_all()
+            greenio_assistants_end()
         self.forget_thread()
         self.current = NULL
         greenio_scheduler_set(NULL)
@@ -937,13 +1222,15 @@ cdef class Scheduler:
 
     # --- spawn
 
-    def spawn(self, fn, *args, name=None, stack_size=None):
+    def spawn(self, fn, *args, name=None, stack_size=None, bint pin=False):
         """Make a fiber that calls fn(*args), ready to run; from any OS thread. As greenio.spawn.
 
         Raises:
             RunFinishedError: the run has ended.
         """
-        return self.make(fn, args, name, stack_size, None)
+        cdef Fiber fiber = self.make(fn, args, name, stack_size, None)
+        fiber.pinned = pin
+        return fiber
 
     cdef Fiber make(self, object function, tuple arguments, object name, object stack_size, Limit born_in):
         cdef Fiber fiber
@@ -951,6 +1238,8 @@ cdef class Scheduler:
         cdef PyFrameObject *frame
         if not callable(function):
             raise TypeError(f"spawn wants a callable and its arguments, not {function!r}")
+        if self.away:
+            self.come_back()
         # While the last fibers are unwound only they may spawn: an OS thread that spawns all the time must not keep the run from ending.
         if self.ended or self.closed or (self.closing and greenio_scheduler_get() is not <void *>self):
             raise RunFinishedError(f"cannot spawn {function!r}: the run has ended")
@@ -1037,6 +1326,11 @@ cdef class Scheduler:
     def switch_count(self):
         """How often it has switched from one fiber to another."""
         return self.watched.switches
+
+    @property
+    def ready_count(self):
+        """How many fibers are in the run queue."""
+        return self.ring_tail - self.ring_head
 
     # --- the run queue
 
@@ -1134,10 +1428,15 @@ cdef class Scheduler:
                 self.look_around()
             if self.ring_head == self.ring_tail:
                 self.idle()
+            if self.pass_to is not None:
+                self.carrier.order = PASS_ON
+                return <PyObject *>self.carrier.root
             if self.turn_budget == 0:
                 self.choose_next()
             next = self.ring[self.ring_head & self.ring_mask]
             self.ring_head += 1
+            if (<Fiber>next).carrier_number != self.carrier_number and not self.admit(<Fiber>next):
+                continue
             if self.ring_tail - self.ring_head > FETCH_FIBER:
                 self.prefetch()
             if (<Fiber>next).core.started or (<Fiber>next).stack_bytes == own_stack_bytes:
@@ -1195,15 +1494,22 @@ cdef class Scheduler:
     # --- waiting
 
     cdef int park(self, object reason, object waiting_on, int64_t deadline_ns) except -1:
-        cdef Fiber me = <Fiber>self.current
+        cdef Fiber me
         cdef int wake
-        cdef unsigned char outer_wake = me.wake
+        cdef unsigned char outer_wake
+        cdef bint moved = self.away != 0 and self.come_back()
+        me = <Fiber>self.current
+        outer_wake = me.wake
         if self.hosting:
             raise RuntimeError(
                 f"a signal handler cannot wait ({reason}): no fiber runs, it was called on top of the idle loop (as are "
                 "destructors, and callbacks of a fiber that got no stack); let it set something, or spawn a fiber")
         if me.interrupts and (me.interrupts & THROWN or not me.shield):
             self.raise_interrupt(me)
+        if me.atomic_depth:
+            self.refuse(reason)
+        if moved:
+            return WOKEN    # others ran since the caller saw that it has to wait
         me.deadline_ns = deadline_ns
         if deadline_ns != NEVER or me.limit_ns != NEVER:
             self.arm(me)
@@ -1221,15 +1527,20 @@ cdef class Scheduler:
             self.raise_interrupt(me)
         return wake
 
-    cdef void give_way(self) noexcept:
-        cdef PyObject *me = self.current
+    cdef int give_way(self) except -1:
+        cdef PyObject *me
+        if self.away and self.come_back():
+            return 0
+        me = self.current
         if self.hosting:
-            return
+            return 0
+        if (<Fiber>me).atomic_depth:
+            self.refuse("yield")
         if (<Fiber>me).limit_ns != NEVER:
             self.see_time()
         if self.turn_budget == 0:
             self.step(True)
-            return
+            return 0
         if self.ring_head == self.ring_tail:
             self.budget = BUDGET
             self.turn_started = 0
@@ -1239,9 +1550,19 @@ cdef class Scheduler:
             if self.ring_head == self.ring_tail:
                 if self.watched.signals is not NULL:
                     bring_requests(self.watched.signals)
-                return
+                return 0
+        if self.away and self.come_back():
+            return 0
         self.push(me)
         self.switch_out(me)
+        return 0
+
+    cdef int refuse(self, object reason) except -1:
+        # A task group, say, waits for its fibers whatever comes: it would ask again for ever.
+        cdef Fiber me = <Fiber>self.current
+        me.atomic_refused += me.atomic_depth
+        me.atomic_depth = 0
+        raise RuntimeError(f"cannot wait ({reason}) inside greenio.atomic(): no other fiber may run until the block ends")
 
     cdef void see_time(self) noexcept:
         # For one that has a limit and does not park, so that no timer tells it.
@@ -1251,7 +1572,10 @@ cdef class Scheduler:
             self.throw_into_main(error)
 
     cdef int check(self) except -1:
-        cdef Fiber me = <Fiber>self.current
+        cdef Fiber me
+        if self.away:
+            self.come_back()
+        me = <Fiber>self.current
         if comes_first(me.limit_ns, self.seen_ns) and not me.shield and not self.hosting:
             me.limit.expire(me)
         # While hosting they are not for whoever calls: a signal handler on top of the idle loop.
@@ -1261,10 +1585,14 @@ cdef class Scheduler:
 
     cdef void spend(self) noexcept:
         # The first one of a turn is what woke the fiber, as a rule, and is not worth a look at the time.
+        if self.away:
+            self.come_back()
         self.budget -= 1
         if self.turn_started == 0:
             self.turn_started = greenio_ticks()
         elif self.budget < BUDGET - 1 and (self.budget <= 0 or greenio_ticks() - self.turn_started > ticks_per_ms):
+            if (<Fiber>self.current).atomic_depth:
+                return
             if self.turn_budget == 0:
                 self.step(False)
             else:
@@ -1393,6 +1721,8 @@ cdef class Scheduler:
 
     cdef void look_around(self) noexcept:
         self.until_look = LOOK_EVERY
+        self.watched.looks += 1
+        self.looking = True
         self.last_look = greenio_ticks()
         try:
             self.fire_timers()
@@ -1402,6 +1732,7 @@ cdef class Scheduler:
             self.throw_into_main(error)
         look_at_stacks(1)
         trim_stacks(TRIMMED_A_LOOK)
+        self.looking = False
         if monitor_stopped:
             start_monitor_again()
 
@@ -1411,7 +1742,7 @@ cdef class Scheduler:
         self.deadlock_looks = 0
         if monitor_stopped:
             start_monitor_again()
-        while self.ring_head == self.ring_tail:
+        while self.ring_head == self.ring_tail and self.pass_to is None:
             try:
                 self.idle_once()
             except BaseException as error:
@@ -1470,6 +1801,8 @@ cdef class Scheduler:
                 check_signals(self.watched.signals)
                 if self.ring_head != self.ring_tail:
                     return 0
+            if self.pass_to is not None:
+                return 0
             self.poller.wait(timeout_ns)
         finally:
             greenio_monitor_wait_over(&self.watched)
@@ -1528,6 +1861,200 @@ cdef class Scheduler:
         finally:
             wait_remove(&self.quiet_waiters, &node)
 
+    # --- hand-off: see the contract, and "Hand-off" in ARCHITECTURE.md
+
+    cdef bint come_back(self) noexcept:
+        cdef void *carrier
+        if greenio_scheduler_get() is <void *>self:
+            return False
+        carrier = greenio_carrier_get()
+        if carrier is NULL or (<Carrier>carrier).scheduler is not self or (<Carrier>carrier).fiber is NULL:
+            return False
+        (<Carrier>carrier).come_back()
+        return True
+
+    cdef PyObject *find_caller(self) noexcept:
+        cdef void *carrier
+        if greenio_scheduler_get() is <void *>self:
+            return self.current
+        carrier = greenio_carrier_get()
+        return self.current if carrier is NULL or (<Carrier>carrier).fiber is NULL else (<Carrier>carrier).fiber
+
+    cdef int go_home(self) except -1:
+        cdef Fiber me
+        if self.home is None:
+            return 0
+        self.come_back()
+        if self.carrier is self.home:
+            return 0
+        me = <Fiber>self.current
+        me.pinned += 1
+        me.carrier_number = self.home.number
+        self.push(<PyObject *>me)
+        self.switch_out(<PyObject *>me)
+        me.pinned -= 1
+        return 0
+
+    cdef int start_carriers(self) except -1:
+        cdef Carrier home = Carrier(self)
+        prepare(home.root)
+        pthread_sigmask(SIG_BLOCK, NULL, &self.signal_mask)
+        self.home = self.carrier = home
+        home.state = CARRYING
+        self.carrier_number = (<Fiber>self.current).carrier_number = home.number
+        home.carrier_here[0] = <void *>home
+        return 0
+
+    cdef void end_carriers(self) noexcept:
+        # By main, at home; nobody is stuck.
+        cdef Carrier carrier
+        if self.home is None:
+            return
+        for carrier in self.carriers[1:]:
+            carrier.let_go()
+        self.home.order = END_CARRYING
+        switch_to(&self.main.core, &self.home.root.core, self.watched.signals)
+        self.home.carrier_here[0] = NULL
+        self.carriers = []
+        self.carrier = self.home = self.pass_to = None
+
+    cdef void forget_carriers(self) noexcept:
+        # In a forked child.
+        cdef Carrier carrier
+        for carrier in self.carriers:
+            forget_after_fork(&carrier.root.core)
+            carrier.drop_root()
+        self.carriers = []
+        self.carrier = self.home = self.pass_to = None
+
+    cdef bint may_hand_off(self) noexcept:
+        # Not while the scheduler itself is at work on the current fiber's stack, nor in the middle of a switch.
+        cdef Fiber fiber = <Fiber>self.current
+        return (self.carrier is not None and fiber.run_state == RUNNING and fiber.core.context is NULL and fiber.atomic_depth == 0 and not self.hosting
+                and not self.looking and not self.closed and not self.forking and self.carrier.state == CARRYING)
+
+    cdef int hand_off(self, const greenio_system_call *call, double seconds) except -1:
+        # On an assistant, which may become the one that carries.
+        global carrying_threads
+        cdef Carrier to = None
+        cdef Carrier stuck = self.carrier
+        cdef Carrier each
+        for each in self.carriers:
+            if each.state == IDLE and each.order != END_CARRYING:
+                to = each
+                break
+        if to is None:
+            if <Py_ssize_t>len(self.carriers) > self.most_carriers:
+                return 0
+            install_overflow_handler()
+            to = Carrier(self)
+            adopt_thread(to.root)
+        stuck.state = STUCK
+        stuck.fiber = self.current
+        self.away += 1
+        self.outside_calls += 1
+        self.handoffs += 1
+        if self.away > 1:
+            # Several in a row: whoever waits behind all of them has waited for one limit each.
+            self.watched.stall_after_ns = self.stall_after_ns // 2
+        self.pass_to = None
+        self.untold.append((<Fiber>self.current, seconds, (call.number, name_of(call), call.descriptor), self.handoffs))
+        if stuck is self.home:
+            self.watched.away_running = (<Fiber>self.current).core.thread_state
+        self.give(to)
+        greenio_assistants_send(&self.watched)
+        if to.root.core.stack is not NULL or to.carrier_here is not greenio_carrier_here():
+            return 0
+        # This thread is it.
+        self.watched.asked = 0
+        to.carrier_here[0] = <void *>to
+        carrying_threads += 1
+        greenio_assistants_carry(&self.signal_mask)
+        to.carry()
+        carrying_threads -= 1
+        to.carrier_here[0] = NULL
+        to.drop_root()
+        forget_overflow_thread()
+        threading._active.pop(self_ident(), None)   # a fiber may have asked for its threading.current_thread()
+        return 0
+
+    cdef void give(self, Carrier to) noexcept:
+        cdef Carrier before = self.carrier
+        before.scheduler_here[0] = NULL
+        to.scheduler_here[0] = <void *>self
+        if before is self.home:
+            self.watched.away_signals = self.watched.signals
+            self.watched.signals = NULL
+        self.carrier = to
+        self.carrier_number = to.number
+        self.current = <PyObject *>to.root
+        self.watched.thread_id = to.kernel_id
+        self.watched.looks += 1
+        to.state = CARRYING
+        if to is self.home:
+            self.watched.running = to.root.core.thread_state
+            self.watched.signals = self.watched.away_signals
+            self.watched.away_signals = NULL
+        sem_post(&to.turn)
+
+    cdef void take_back(self, Carrier carrier) noexcept:
+        # Its stuck fiber has left it.
+        cdef PyObject *fiber = carrier.fiber
+        carrier.fiber = NULL
+        carrier.state = IDLE
+        self.away -= 1
+        self.outside_calls -= 1
+        if self.away == 0:
+            self.watched.stall_after_ns = self.stall_after_ns
+        self.push(fiber)
+        held_up, carrier.held_up = carrier.held_up, []
+        for each in held_up:
+            self.push(<PyObject *>each)
+        if carrier is self.home:
+            self.summon(carrier)
+
+    cdef void summon(self, Carrier carrier) noexcept:
+        self.pass_to = carrier
+        self.until_look = 0
+        if self.watched.waiting:
+            self.poller.wake()
+
+    cdef void retire(self, Carrier carrier) noexcept:
+        # It has had nothing to do for a while: unless fibers depend on it, its OS thread may end.
+        cdef Fiber fiber
+        for fiber in self.fibers():
+            if fiber.carrier_number == carrier.number and (fiber.pinned or is_in_callback(&fiber.core)):
+                return
+        carrier.let_go()
+
+    cdef bint admit(self, Fiber fiber) noexcept:
+        # The fiber, just taken from the run queue, ran on another OS thread before, or nowhere. False: it cannot run here.
+        cdef Carrier carrier
+        if fiber.carrier_number == 0 and fiber.pinned:
+            fiber.carrier_number = self.home.number
+        if fiber.carrier_number == self.carrier_number:
+            return True
+        if fiber.carrier_number != 0 and (fiber.pinned or is_in_callback(&fiber.core)):
+            for carrier in self.carriers:
+                if carrier.number != fiber.carrier_number:
+                    continue
+                if carrier.state == STUCK:
+                    carrier.held_up.append(fiber)
+                else:
+                    self.ring_head -= 1
+                    self.summon(carrier)
+                return False
+        fiber.carrier_number = self.carrier_number
+        return True
+
+    cdef void tell_untold(self) noexcept:
+        while self.untold:
+            fiber, seconds, call, which = self.untold.pop(0)
+            try:
+                tell_of(self, fiber, seconds, call, which, True)
+            except BaseException as error:
+                log().error("a hand-off could not be told", exc_info=error)
+
     # --- fork and exit
 
     cdef void become_only(self) noexcept:
@@ -1536,6 +2063,14 @@ cdef class Scheduler:
         cdef Fiber me = <Fiber>self.current
         cdef Fiber fiber
         cdef Watch watch
+        self.forget_carriers()
+        greenio_carrier_here()[0] = NULL
+        self.carrier_number = me.carrier_number = 0
+        self.away = 0
+        if self.forking:
+            me.atomic_depth -= 1
+        self.forking = False
+        self.untold = []
         # The others' nodes lie on their stacks, so they go first. One of ours is here if we forked in a signal handler on top of the
         # idle loop.
         self.io_waiting = 0
@@ -1564,7 +2099,14 @@ cdef class Scheduler:
         self.failed = []
         self.main = me
         self.os_thread = PyThread_get_thread_ident()
+        self.watched.thread_id = greenio_kernel_thread_id()
         self.watched.running = me.core.thread_state
+        self.watched.away_signals = NULL
+        if self.most_carriers:
+            try:
+                self.start_carriers()
+            except MemoryError:
+                pass    # the child does without
         # A signal handler forked, on top of the idle loop. What its fiber waits for may have been in a line or a fiber that is gone.
         if me.run_state == PARKED:
             unpark(me, WOKEN)
@@ -1592,6 +2134,7 @@ cdef class Scheduler:
     def _abandon(self):
         """In a forked child: this was another OS thread's, which did not come along."""
         cdef _SignalPipe pipe = self.signal_pipe
+        self.forget_carriers()
         live.discard(self)
         self.closed = True
         self.current = NULL
@@ -1623,6 +2166,7 @@ cdef class Scheduler:
             except OSError:
                 self.drop_watch(watch)   # who waits finds it closed
         self.watched.wake_fd = self.poller.wake_fd
+        self.name_run()
         if pipe is not None:
             close_signal_pipe(pipe)
         self.listen_for_signals()
@@ -1683,6 +2227,8 @@ cdef class Scheduler:
         # whatever happens. Who comes meanwhile lines up behind it.
         cdef WaitList *waiters = &watch.writers if to_write else &watch.readers
         cdef int wake = WOKEN
+        if self.away:
+            self.come_back()
         if node.fiber is NULL:
             wait_append(waiters, node, self.current)
         self.io_waiting += 1
@@ -1713,15 +2259,55 @@ cdef void number(Fiber fiber) noexcept:
     (<BaseFiber>fiber).id = fibers_made
 
 
+def tell_stalls_to(fn):
+    """From now on fn(scheduler, fiber, seconds, call, which, beside) is called, on an OS thread without fibers, when a run stands still.
+
+    `call` is (number, name or None, descriptor or -1) of the system call that the run's OS thread sits in, the number -1 for none
+    and -2 where that is not known; `which` tells one stall from the next; `beside`: the other fibers go on, on another OS thread.
+    """
+    global stall_teller
+    stall_teller = fn
+
+
+cdef object self_ident():
+    return PyThread_get_thread_ident()
+
+
+cdef object name_of(const greenio_system_call *call):
+    return None if call.name is NULL else call.name.decode()
+
+
+cdef int tell_of(Scheduler scheduler, Fiber fiber, double seconds, tuple call, int64_t which, bint beside) except -1:
+    if stall_teller is not None:
+        stall_teller(scheduler, fiber, seconds, call, which, beside)
+    return 0
+
+
+cdef void assist(greenio_watched *watched, uint64_t run_id, const greenio_system_call *call) noexcept:
+    cdef Scheduler scheduler
+    for scheduler in list(live):
+        if &scheduler.watched is watched and watched.run_id == run_id:
+            try:
+                if scheduler.untold:
+                    scheduler.tell_untold()
+                else:
+                    scheduler.tell_stall(call)
+            finally:
+                scheduler.watched.asked = 0
+
+
 cdef object deadlock_explainer = None      # explain(scheduler) -> str
 cdef object explainer_file = None          # its calls stand on top of the stack of the fiber that hosts the idle loop, and explain nothing
 cdef list quiet_handlers = []              # of signals, but waking no fiber
 cdef list quiet_threads = []               # one entry for each OS thread that has a Python thread state and only waits for work
 
 
+cdef Py_ssize_t carrying_threads = 0       # assistants that run fibers, or wait to
+
+
 cdef Py_ssize_t busy_states(PyThreadState *own) noexcept:
     # Thread states of other OS threads that may wake a fiber.
-    return max(<Py_ssize_t>foreign_states(own) - len(quiet_threads), 0)
+    return max(<Py_ssize_t>foreign_states(own) - len(quiet_threads) - carrying_threads, 0)
 
 
 def threads_that_wait_for_work():
@@ -1803,7 +2389,7 @@ def describe_fiber(Fiber fiber not None, str more=""):
 # --- calls from Python -----------------------------------------------------------------------------------------------
 
 
-def spawn(fn, *args, name=None, stack_size=None):
+def spawn(fn, *args, name=None, stack_size=None, bint pin=False):
     """Run fn(*args) as a new fiber, concurrently with the caller, which goes on.
 
     The fiber begins at the caller's next park or later, first come first served, with a copy of the caller's contextvars.
@@ -1813,13 +2399,16 @@ def spawn(fn, *args, name=None, stack_size=None):
         fn: any callable; keyword arguments by functools.partial.
         name: for dumps and logs; "fiber-" and the id unless given.
         stack_size: bytes of C stack, rounded up to a power of two; None: what run was given (256 KiB).
+        pin: it stays on its OS thread, as inside greenio.pin().
     Returns:
         The Fiber. If no stack is to be had when its turn comes, its result is a MemoryError.
     Raises:
         RuntimeError: no fibers run on this OS thread (see Scheduler.spawn).
         TypeError, ValueError: *fn* is not callable, *stack_size* is out of bounds. Nothing was spawned.
     """
-    return current_scheduler_or_raise().make(fn, args, name, stack_size, None)
+    cdef Fiber fiber = current_scheduler_or_raise().make(fn, args, name, stack_size, None)
+    fiber.pinned = pin
+    return fiber
 
 
 def current_fiber():
@@ -1851,7 +2440,7 @@ def yield_now():
 
     Raises:
         Cancelled: this fiber was cancelled.
-        RuntimeError: no fibers run on this OS thread.
+        RuntimeError: no fibers run on this OS thread; or the caller is inside greenio.atomic().
     """
     cdef Scheduler scheduler = current_scheduler_or_raise()
     scheduler.check()
@@ -1919,11 +2508,32 @@ def _end_process(Fiber fiber not None):
 # --- fork, and the interpreter's exit --------------------------------------------------------------------------------
 
 
-def _before_fork_hook():
+def get_ready_to_fork():
+    """First of all hooks before a fork: from here to the fork's end the current fiber stays on the OS thread that it is on now.
+
+    That is the run's own, if it is to be had. OS threads that wait for fibers to run end.
+    """
     cdef Scheduler scheduler = current_scheduler_or_none()
+    cdef Carrier carrier
+    if scheduler is None or scheduler.home is None or scheduler.forking:
+        return
+    if not scheduler.hosting and (scheduler.home.state == IDLE or scheduler.current is <PyObject *>scheduler.main):
+        scheduler.go_home()
+    scheduler.forking = True
+    (<Fiber>scheduler.current).atomic_depth += 1
+    for carrier in scheduler.carriers[1:]:
+        if carrier.state == IDLE:
+            carrier.let_go()
+
+
+def _before_fork_hook():
+    cdef Scheduler scheduler
     cdef Scheduler other
     global monitor_stopped
+    get_ready_to_fork()
+    scheduler = current_scheduler_or_none()
     greenio_monitor_stop()
+    greenio_assistants_end()
     # Not in the hook after the fork: os.fork counts the process's threads after that, and warns.
     monitor_stopped = True
     for other in live:
@@ -1936,14 +2546,20 @@ def _after_fork_in_parent():
     cdef Scheduler scheduler = current_scheduler_or_none()
     if scheduler is not None:
         after_fork(&(<Fiber>scheduler.current).core, scheduler.thread_id)
+        if scheduler.forking:
+            scheduler.forking = False
+            (<Fiber>scheduler.current).atomic_depth -= 1
 
 
 def _after_fork_in_child():
+    global carrying_threads
     cdef Scheduler scheduler = current_scheduler_or_none()
     cdef Scheduler other
     global monitor_stopped
     monitor_stopped = False
     greenio_monitor_after_fork_child()
+    greenio_assistants_after_fork_child()
+    carrying_threads = 0
     for other in list(live):
         if other is not scheduler:
             other._abandon()
@@ -1983,9 +2599,15 @@ def monitor_ticks():
     return greenio_monitor_ticks()
 
 
+def set_monitor_tick(double seconds):
+    """For tests: the time between two looks of the monitor thread, below a second; 0: as ever."""
+    greenio_monitor_set_tick(<int64_t>(seconds * 1e9))
+
+
 def _set_up():
     import atexit
     calibrate_ticks()
+    greenio_assistants_work(assist)
     os.register_at_fork(before=_before_fork_hook, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
     atexit.register(_end_other_runs)
 

@@ -8,7 +8,7 @@ from libc.math cimport INFINITY, ceil
 from libc.stdint cimport int64_t, uint64_t
 
 from greenio._scheduler cimport (
-    CANCELLED, INTERRUPTED, NEVER, DONE, Fiber, Limit, Scheduler, current_scheduler_or_none, current_scheduler_or_raise, unpark)
+    caller_of, CANCELLED, INTERRUPTED, NEVER, DONE, Fiber, Limit, Scheduler, current_scheduler_or_none, current_scheduler_or_raise, unpark)
 
 from greenio._errors import Cancelled
 
@@ -154,7 +154,7 @@ cdef class CancelScope(Limit):
 
     cdef int enter(self) except -1:
         cdef Scheduler scheduler = current_scheduler_or_raise()
-        cdef Fiber fiber = <Fiber>scheduler.current
+        cdef Fiber fiber = <Fiber>caller_of(scheduler)
         if self.entered:
             raise RuntimeError("this cancel scope was entered before; each with statement wants its own")
         self.place_deadline(scheduler)
@@ -174,7 +174,7 @@ cdef class CancelScope(Limit):
         cdef CancelScope parent = self.parent
         if fiber is None:
             raise RuntimeError("this cancel scope is not entered")
-        if scheduler is None or <Fiber>scheduler.current is not fiber or fiber.limit is not self:
+        if scheduler is None or <Fiber>caller_of(scheduler) is not fiber or fiber.limit is not self:
             self.take_out()
             raise RuntimeError(
                 "cancel scopes are left by the fiber that entered them, the innermost first; this one was not (was it held open "

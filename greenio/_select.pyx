@@ -20,7 +20,7 @@ from libc.stdlib cimport free, malloc
 
 from greenio._queues cimport GetCase
 from greenio._scheduler cimport (
-    NEVER, Fiber, Scheduler, Watch, current_scheduler_or_none, leave_io, wait_append)
+    caller_of, NEVER, Fiber, Scheduler, Watch, current_scheduler_or_none, leave_io, wait_append)
 from greenio._waiting cimport (
     SERVED, TOO_LATE, Case, Line, Outcome, Place, Selectable, Waiter, deadline_after, line_append, line_remove, serve_all, wait,
     waiter_drop, waiter_init)
@@ -420,7 +420,7 @@ cdef Case case_of(object thing, Scheduler scheduler):
     if isinstance(thing, Fiber):
         if (<Fiber>thing).scheduler is None:
             raise RuntimeError("this fiber was never spawned; fibers are made by greenio.spawn(fn, *args)")
-        if scheduler is not None and <PyObject *>thing is scheduler.current:
+        if scheduler is not None and <PyObject *>thing is caller_of(scheduler):
             raise RuntimeError(f"{thing.name} cannot wait for its own end")
         ends = FiberCase.__new__(FiberCase)
         ends.fiber = <Fiber>thing

@@ -11,6 +11,7 @@
 # OS thread is what C code writes there too; C code asks for the OS thread, so it is shown that one while it runs.
 #
 # Everything wants the GIL; between finding out that one has to wait and standing in line nothing lets go of it.
+import _frozen_importlib
 import _imp
 import _queue
 import _signal
@@ -18,6 +19,7 @@ import _thread
 import atexit
 import os
 import sys
+import types
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals, PyErr_Clear, PyErr_ExceptionMatches, PyErr_Occurred
@@ -27,13 +29,14 @@ from posix.unistd cimport getpid
 from posix.types cimport pid_t
 
 from greenio._scheduler cimport (
-    GREENIO_TIMER_NONE, INTERRUPTED, NEVER, PARKED, READY, RUNNING, WOKEN, Fiber, Scheduler, current_scheduler_or_none)
+    caller_of, GREENIO_TIMER_NONE, INTERRUPTED, NEVER, PARKED, READY, RUNNING, WOKEN, Fiber, Scheduler, current_scheduler_or_none)
 from greenio._switch cimport BaseFiber, PyThreadState, checked_stack_bytes, prepare
 from greenio._waiting cimport (
     AGAIN, SERVED, TOO_LATE, Line, Outcome, Place, Waiter, deadline_after, line_append, line_length, line_remove, serve, serve_all,
     stand_in_line, wait, waiter_drop, waiter_init)
 
 from greenio._errors import Cancelled, DeadlockError, RunFinishedError
+from greenio._scheduler import get_ready_to_fork
 
 cdef extern from *:
     """
@@ -145,6 +148,7 @@ cdef object trial_queue = _queue.SimpleQueue()
 cdef tuple trial_arguments = (None,)
 
 cdef dict lines = {}                       # by address of a lock or queue: its WaitingLine, while anybody waits
+cdef int lock_users = 0                    # who wants the standard locks changed
 cdef set blocking_threads = set()          # idents of OS threads that wait for locks by blocking, whatever runs on them
 cdef dict ending = {}                      # by address of an OS thread's sentinel lock: whether the thread is about to release it
 cdef unsigned long forking_thread = 0      # while hooks around a fork run: the OS thread,
@@ -292,7 +296,7 @@ cdef Outcome stand(Line *line, Place *place, Scheduler scheduler, object lock, i
     cdef Fiber host
     if scheduler is None or not scheduler.hosting:
         return line_up(line, place, scheduler, lock, deadline_ns)
-    host = <Fiber>scheduler.current
+    host = <Fiber>caller_of(scheduler)
     if host.run_state not in (PARKED, READY):      # DONE: nothing of it can be parked; park() says so
         return line_up(line, place, scheduler, lock, deadline_ns)
     if host.run_state == READY:
@@ -576,7 +580,7 @@ cdef object rlock_acquire_restore(object self, PyObject *arguments, PyObject *ke
 
 cdef int take_back(object self, Scheduler scheduler, unsigned long me, bint is_rlock) except -1:
     # Whatever interrupts the caller waits until it has the lock; only a second exception, or a DeadlockError, does not.
-    cdef Fiber fiber = None if scheduler is None else <Fiber>scheduler.current
+    cdef Fiber fiber = None if scheduler is None else <Fiber>caller_of(scheduler)
     cdef object error = None
     cdef bint taken = False
     cdef bint give_up
@@ -730,7 +734,7 @@ cdef object import_release(object self, PyObject *arguments, PyObject *keywords)
 cdef object interrupt(object self, PyObject *arguments, PyObject *keywords):
     # signal.default_int_handler. A thread is never told: the main one is.
     cdef Scheduler scheduler = current_scheduler_or_none()
-    if scheduler is None or scheduler.hosting or not isinstance((<BaseFiber>scheduler.current).function, FiberThread):
+    if scheduler is None or scheduler.hosting or not isinstance((<BaseFiber>caller_of(scheduler)).function, FiberThread):
         return greenio_method_call(&original_interrupt, self, arguments, keywords)
     try:
         greenio_method_call(&original_interrupt, self, arguments, keywords)
@@ -805,35 +809,43 @@ cdef int find_depth_beside_owner() except -1:
 def change_locks():
     """From now on the standard locks park the fibers that wait for them, those that exist as well.
 
-    An RLock that this OS thread holds becomes the running fiber's.
+    An RLock that this OS thread holds becomes the running fiber's. Whoever asks for it says when it is not needed any more, by
+    put_locks_back().
     """
-    global changed
+    global changed, lock_users
     cdef int index
     cdef unsigned long me = my_ident()
     cdef unsigned long os_thread = PyThread_get_thread_ident()
+    lock_users += 1
     if changed:
         return
     if me != os_thread:
         give_rlocks(os_thread, me)
     for index in range(first_queue_row):
         greenio_method_change(&rows[index].method, rows[index].handler)
+    # A module's lock is the import system's own, and known by the ident of who holds it or waits for it.
+    names = types.SimpleNamespace(**vars(_thread))
+    names.get_ident = get_ident
+    _frozen_importlib._thread = names
     changed = True
 
 
 def put_locks_back():
-    """The standard locks are as before; who waits for one tries again.
+    """The standard locks are as before, if nobody else has asked for change_locks(); who waits for one tries again.
 
     An RLock that the running fiber holds becomes this OS thread's.
     """
-    global changed
+    global changed, lock_users
     cdef int index
     cdef unsigned long me = my_ident()
     cdef unsigned long os_thread = PyThread_get_thread_ident()
-    if not changed:
+    lock_users = max(lock_users - 1, 0)
+    if not changed or lock_users:
         return
     changed = False
     for index in range(first_queue_row):
         greenio_method_put_back(&rows[index].method)
+    _frozen_importlib._thread = _thread
     if me != os_thread:
         give_rlocks(me, os_thread)
     forget_import_owner()
@@ -1133,18 +1145,18 @@ def set_sentinel():
     """_thread._set_sentinel: a lock that the end of this thread releases."""
     cdef Scheduler scheduler = current_scheduler_or_none()
     cdef object running
-    if scheduler is None or scheduler.current is <PyObject *>scheduler.main:
+    if scheduler is None or caller_of(scheduler) is <PyObject *>scheduler.main:
         lock = original_sentinel()
         watch_sentinel(lock)
         return lock
     lock = _thread.allocate_lock()
-    running = (<BaseFiber>scheduler.current).function
+    running = (<BaseFiber>caller_of(scheduler)).function
     if forking_thread and forking_process != getpid():
         pass        # threading's hook makes the caller the child's main thread: the interpreter's exit ends that one
     elif isinstance(running, FiberThread):
         (<FiberThread>running).sentinel = lock
     else:
-        (<Fiber>scheduler.current).add_done_callback(lambda fiber: lock.release() if lock.locked() else None)
+        (<Fiber>caller_of(scheduler)).add_done_callback(lambda fiber: lock.release() if lock.locked() else None)
     return lock
 
 
@@ -1182,15 +1194,15 @@ def get_native_id():
     It is unique in the process while the fiber lives, which is what programs want of it.
     """
     cdef Scheduler scheduler = current_scheduler_or_none()
-    if scheduler is None or scheduler.current is <PyObject *>scheduler.main:
+    if scheduler is None or caller_of(scheduler) is <PyObject *>scheduler.main:
         return original_native_id()
-    return HIGHEST_NATIVE_ID + (<Fiber>scheduler.current).id
+    return HIGHEST_NATIVE_ID + (<Fiber>caller_of(scheduler)).id
 
 
 def runs_thread():
     """Whether the running fiber was made for a thread."""
     cdef Scheduler scheduler = current_scheduler_or_none()
-    return scheduler is not None and isinstance((<BaseFiber>scheduler.current).function, FiberThread)
+    return scheduler is not None and isinstance((<BaseFiber>caller_of(scheduler)).function, FiberThread)
 
 
 def get_main_thread_ident():
@@ -1247,12 +1259,12 @@ MAX_STACK_BYTES = find_bound(1 << 40, False)
 def set_name(name, /):
     """_thread.set_name: the name is for the kernel, which does not know fibers: a thread that is one has it for get_name() only."""
     cdef Scheduler scheduler = current_scheduler_or_none()
-    if scheduler is None or scheduler.current is <PyObject *>scheduler.main:
+    if scheduler is None or caller_of(scheduler) is <PyObject *>scheduler.main:
         original_set_name(name)
         return
     if not isinstance(name, str):
         raise TypeError(f"set_name() argument 'name' must be str, not {type(name).__name__}")
-    running = (<BaseFiber>scheduler.current).function
+    running = (<BaseFiber>caller_of(scheduler)).function
     if isinstance(running, FiberThread):
         (<FiberThread>running).system_name = name.encode(sys.getfilesystemencoding(), "replace")[:NAME_BYTES].partition(b"\0")[0]
 
@@ -1260,8 +1272,8 @@ def set_name(name, /):
 def get_name():
     """_thread._get_name: what set_name() was given, as much of it as the kernel takes."""
     cdef Scheduler scheduler = current_scheduler_or_none()
-    if scheduler is not None and scheduler.current is not <PyObject *>scheduler.main:
-        running = (<BaseFiber>scheduler.current).function
+    if scheduler is not None and caller_of(scheduler) is not <PyObject *>scheduler.main:
+        running = (<BaseFiber>caller_of(scheduler)).function
         if isinstance(running, FiberThread) and (<FiberThread>running).system_name is not None:
             return os.fsdecode((<FiberThread>running).system_name)
     return original_get_name()
@@ -1295,6 +1307,7 @@ def _before_fork():
     global forking_thread, forking_process, forking_ident
     if import_owner != 0:
         wait_for_imports()      # the child is to see no half of what is imported, as after os.fork() beside OS threads
+    get_ready_to_fork()
     forking_ident = my_ident()
     forking_process = getpid()
     forking_thread = PyThread_get_thread_ident()
@@ -1323,7 +1336,7 @@ def _after_fork_in_child():
         if handle.thread_ident != forking_ident:
             handle.end()
     if scheduler is not None:
-        running = (<BaseFiber>scheduler.current).function
+        running = (<BaseFiber>caller_of(scheduler)).function
         if isinstance(running, FiberThread):
             # It is the main thread now, whose end is the interpreter's.
             (<FiberThread>running).sentinel = None

@@ -23,7 +23,7 @@ from libc.errno cimport (
     EBADF, ECONNABORTED, ECONNRESET, EHOSTUNREACH, ENETDOWN, ENETRESET, ENETUNREACH, ENOTCONN, EPIPE, EPROTO, ETIMEDOUT)
 from libc.string cimport memchr, memcpy, memmove
 
-from greenio._scheduler cimport NEVER, Fiber, Scheduler, current_scheduler_or_none, current_scheduler_or_raise
+from greenio._scheduler cimport caller_of, NEVER, Fiber, Scheduler, current_scheduler_or_none, current_scheduler_or_raise
 from greenio._socket cimport SocketCore, bytes_of
 from greenio._waiting cimport SERVED, Place, forks, serve, stand_in_line
 
@@ -197,7 +197,7 @@ cdef class Stream:
         return scheduler
 
     cdef inline int take_reader(self, Scheduler scheduler) except -1:
-        self.reader = <Fiber>scheduler.current
+        self.reader = <Fiber>caller_of(scheduler)
         self.reader_process = forks
         return 0
 
@@ -205,7 +205,7 @@ cdef class Stream:
         self.reader = None
 
     cdef Py_ssize_t receive(self, Scheduler scheduler, char *target, Py_ssize_t size) except -1:
-        cdef unsigned int parks = (<Fiber>scheduler.current).park_count
+        cdef unsigned int parks = (<Fiber>caller_of(scheduler)).park_count
         cdef Py_ssize_t count
         cdef Py_buffer view
         if self.failure:
@@ -233,7 +233,7 @@ cdef class Stream:
         self.received_bytes += count
         if count == 0:
             self.ended = True
-        if parks != (<Fiber>scheduler.current).park_count:
+        if parks != (<Fiber>caller_of(scheduler)).park_count:
             self.waits += 1
         return count
 
@@ -598,7 +598,7 @@ cdef class Stream:
         return 0
 
     cdef int transmit(self, Scheduler scheduler, object data, const char *start, Py_ssize_t size) except -1:
-        cdef unsigned int parks = (<Fiber>scheduler.current).park_count
+        cdef unsigned int parks = (<Fiber>caller_of(scheduler)).park_count
         if size == 0:
             return 0
         try:
@@ -612,7 +612,7 @@ cdef class Stream:
             raise
         self.sends += 1
         self.sent_bytes += size
-        if parks != (<Fiber>scheduler.current).park_count:
+        if parks != (<Fiber>caller_of(scheduler)).park_count:
             self.waits += 1
         return 0
 

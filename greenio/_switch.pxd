@@ -5,6 +5,7 @@
 #
 # Invariants:
 #   - of the fibers of one OS thread exactly one has core.context == NULL and is started and not ended: it runs;
+#   - both ends of a switch get their core.context when it is complete: the target's is not NULL as long as it is under way;
 #   - a started fiber owns one slot of stack memory and that slot's thread state, from its first switch to its end;
 #   - a slot goes back to the pool only after the successor has finished both the stack switch and the thread-state
 #     switch: with the GIL let go in between, another OS thread could take it.
@@ -14,6 +15,7 @@ from libc.stdint cimport int64_t
 cdef extern from "Python.h":
     ctypedef struct PyThreadState:
         unsigned long thread_id
+        int gilstate_counter
     ctypedef PyThreadState *StatePointer "PyThreadState *"   # named, so that what points to it can be volatile
 
 cdef extern from "asm/context.h":
@@ -33,7 +35,7 @@ cdef extern from "stack.h":
 
 
 cdef struct FiberCore:                # what a switch touches; embedded in its BaseFiber, so the address is stable
-    greenio_context *context          # where it stopped; NULL: it runs, or was never started, or has ended
+    greenio_context *context          # where it stopped; NULL: it runs, was never started, has ended, or is just being left
     PyThreadState *thread_state       # NULL: not started, or ended
     greenio_stack *stack              # the slot it stands on just now; NULL for an OS thread's own stack
     PyObject *fiber                   # the BaseFiber this is part of, borrowed
@@ -94,6 +96,9 @@ cdef size_t checked_stack_bytes(object requested) except 0
 # Put the overflow handler in front again if somebody else's came before it since; async-signal-safe, without the GIL.
 cdef void watch_overflow_handler() noexcept nogil
 
+# Whether C code below it has called back into Python through the GIL-state API: what it holds may belong to its OS thread.
+cdef bint is_in_callback(FiberCore *core) noexcept
+
 # Whether this OS thread's signals are due to `state`; other OS threads' thread states than `own`; and, from the monitor thread
 # without the GIL, bring a signal that waits at `signals` to `running`. See pystate.h.
 cdef bint hears_signals(PyThreadState *state) noexcept
@@ -103,6 +108,9 @@ cdef int forward_signals(PyThreadState *signals, volatile StatePointer *running)
 # Run the handlers of signals that came, and what other processes asked for; `signals` as for switch_to, not NULL. Raises what they
 # raise.
 cdef int check_signals(PyThreadState *signals) except -1
+
+# `state` runs on the OS thread that handles signals: have it look for them.
+cdef void remind_of_signals(PyThreadState *state) noexcept
 
 # Let the running fiber do, soon, what other processes asked for; `signals` as for check_signals.
 cdef void bring_requests(PyThreadState *signals) noexcept

@@ -4,6 +4,7 @@ from typing import Any, Final, Literal
 __pyx_capi__: Final[dict[str, Any]]  # what other extension modules import
 MIN_STACK_BYTES: int
 SWAP_LETS_GIL_GO: bool
+SIGNALS_FROM_OUTSIDE: bool
 
 class BaseFiber:
     @property

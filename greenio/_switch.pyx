@@ -93,6 +93,7 @@ cdef extern from "pystate/pystate.h":
     const size_t GREENIO_HOT_STACK_BYTES
     const size_t GREENIO_STACK_COLOURS
     const int GREENIO_SWAP_LETS_GIL_GO
+    const int GREENIO_SIGNALS_FROM_OUTSIDE
     int greenio_pystate_init(int hide_stack_protection) except -1
     int greenio_pystate_new(greenio_stack *stack) except -1
     void greenio_pystate_enter(PyThreadState *leaving, PyThreadState *state, PyThreadState *signals)
@@ -112,6 +113,7 @@ cdef extern from "pystate/pystate.h":
     unsigned long greenio_pystate_before_fork(PyThreadState *state)
     void greenio_pystate_after_fork(PyThreadState *state, unsigned long thread_id)
     PyThreadState *greenio_pystate_after_fork_child(PyThreadState *state)
+    void greenio_pystate_remind_of_signals(PyThreadState *state)
     void greenio_pystate_bring_requests(PyThreadState *main, PyThreadState *state)
     int greenio_pystate_hears_signals(PyThreadState *state)
     size_t greenio_pystate_foreign_count(PyThreadState *own)
@@ -208,7 +210,6 @@ cdef void switch_to(FiberCore *leaving, FiberCore *target, PyThreadState *signal
     handover.leaving = leaving
     handover.target = target
     handover.signals = signals
-    target.context = NULL
     greenio_pystate_leave(leaving.thread_state)
     transfer = greenio_context_resume(context, &handover)
     arrive(transfer.previous_context, <Handover *>transfer.data)
@@ -219,8 +220,10 @@ cdef inline FiberCore *arrive(greenio_context *previous_context, Handover *hando
     cdef FiberCore *left = handover.leaving
     cdef FiberCore *target = handover.target
     cdef bint ended = left.ended
-    left.context = previous_context
     greenio_pystate_enter(left.thread_state, target.thread_state, handover.signals)
+    # Only now: the GIL may have been let go in there, and who has left cannot be continued elsewhere before its thread state is free.
+    left.context = previous_context
+    target.context = NULL
     if ended:
         bury(left)
     return target
@@ -275,7 +278,6 @@ cdef void leave_for_ever(FiberCore *core, FiberCore *target, PyThreadState *sign
     handover.leaving = core
     handover.target = target
     handover.signals = signals
-    target.context = NULL
     greenio_context_resume(context, &handover)
 
 
@@ -479,12 +481,20 @@ def check_stack_size(object stack_size):
     checked_stack_bytes(stack_size)
 
 
+cdef bint is_in_callback(FiberCore *core) noexcept:
+    return core.thread_state is not NULL and core.thread_state.gilstate_counter > 1
+
+
 cdef bint hears_signals(PyThreadState *state) noexcept:
     return greenio_pystate_hears_signals(state)
 
 
 cdef void bring_requests(PyThreadState *signals) noexcept:
     greenio_pystate_bring_requests(signals, PyThreadState_Get())
+
+
+cdef void remind_of_signals(PyThreadState *state) noexcept:
+    greenio_pystate_remind_of_signals(state)
 
 
 cdef int check_signals(PyThreadState *signals) except -1:
@@ -551,6 +561,8 @@ cdef dict guard_names = {
 MIN_STACK_BYTES = GREENIO_STACK_MIN_BYTES
 # Whether a switch lets the GIL go for a moment: another OS thread that waits for it takes it then.
 SWAP_LETS_GIL_GO = bool(GREENIO_SWAP_LETS_GIL_GO)
+# Whether what another OS thread asks for by PyErr_SetInterruptEx is seen by code that computes.
+SIGNALS_FROM_OUTSIDE = bool(GREENIO_SIGNALS_FROM_OUTSIDE)
 
 
 def guard_kind():

@@ -16,7 +16,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from greenio._errors import DeadlockError
 
-from greenio._scheduler cimport NEVER, Fiber, Scheduler, current_scheduler_or_none
+from greenio._scheduler cimport caller_of, NEVER, Fiber, Scheduler, current_scheduler_or_none
 from greenio._waiting cimport (
     AGAIN, SERVED, TOO_LATE, Case, Line, Outcome, Place, Selectable, Waiter, deadline_after, forks, line_append, line_length,
     line_remove, serve, serve_all, stand_in_line, wait, waiter_drop, waiter_init)
@@ -35,12 +35,12 @@ cdef double LONGEST = threading.TIMEOUT_MAX     # seconds, as threading has it
 
 
 cdef inline object my_name(Scheduler scheduler):
-    return <Fiber>scheduler.current if scheduler is not None else PyThread_get_thread_ident()
+    return <Fiber>caller_of(scheduler) if scheduler is not None else PyThread_get_thread_ident()
 
 
 cdef inline bint is_mine(object holder, Scheduler scheduler) except -1:
     if scheduler is not None:
-        return <PyObject *>holder is scheduler.current
+        return <PyObject *>holder is caller_of(scheduler)
     return is_this_thread(holder)
 
 
@@ -309,7 +309,7 @@ cdef class OwnedLock(Selectable):
 
     cdef int take_back(self, Scheduler scheduler, Py_ssize_t depth) except -1:
         cdef object error = None
-        cdef Fiber me = None if scheduler is None else <Fiber>scheduler.current
+        cdef Fiber me = None if scheduler is None else <Fiber>caller_of(scheduler)
         cdef bint taken = False
         cdef bint give_up
         if me is not None:
@@ -363,7 +363,7 @@ cdef class Lock(OwnedLock):
                 # Before, not after: if its turn is over, the fiber gives way without the lock, and the others do not pile up at it.
                 scheduler.spend()
                 if self.holder is None:
-                    self.holder = <Fiber>scheduler.current
+                    self.holder = <Fiber>caller_of(scheduler)
                     return True
         elif self.holder is None:
             self.holder = PyThread_get_thread_ident()

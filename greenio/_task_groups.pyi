@@ -29,9 +29,15 @@ class TaskGroup:
         *args: *_Arguments,
         name: str | None = None,
         stack_size: int | None = None,
+        pin: bool = False,
     ) -> Fiber[_Result]: ...
     def start(
-        self, fn: Callable[..., object], *args: object, name: str | None = None, stack_size: int | None = None
+        self,
+        fn: Callable[..., object],
+        *args: object,
+        name: str | None = None,
+        stack_size: int | None = None,
+        pin: bool = False,
     ) -> Any: ...
     def cancel(self, reason: object = None) -> None: ...
     def fibers(self) -> list[Fiber[Any]]: ...

@@ -11,7 +11,7 @@ from functools import partial
 from libc.stdint cimport int64_t
 
 from greenio._scheduler cimport (
-    CANCELLED, DONE, NEVER, PARKED, WOKEN, Fiber, Limit, Scheduler, current_scheduler_or_none, current_scheduler_or_raise,
+    caller_of, CANCELLED, DONE, NEVER, PARKED, WOKEN, Fiber, Limit, Scheduler, current_scheduler_or_none, current_scheduler_or_raise,
     unpark)
 from greenio._scopes cimport CancelScope, refresh, refresh_inside
 from greenio._waiting cimport (
@@ -172,7 +172,7 @@ cdef class GroupScope(CancelScope):
     # --- waiting for the end
 
     cdef bint wait_for_members(self, Scheduler scheduler, object reason, object waiting_on) except -1:
-        cdef Fiber fiber = <Fiber>scheduler.current
+        cdef Fiber fiber = <Fiber>caller_of(scheduler)
         cdef bint waited = False
         cdef int deadlocks = 0  # the first one cancels; a second one after that would never be heard of
         self.waiter = fiber
@@ -256,7 +256,7 @@ cdef class TaskGroup:
             if not failures:
                 raise misuse
             raise misuse from BaseExceptionGroup("unhandled errors in a TaskGroup", failures)
-        if scheduler is not scope.fiber.scheduler or scheduler.current is not <void *>scope.fiber:
+        if scheduler is not scope.fiber.scheduler or caller_of(scheduler) is not <void *>scope.fiber:
             scope.set_cancelled("the task group was left by another fiber")
         return self.conclude(
             scheduler, exception, scope.wait_for_members(scheduler, "the end of a task group", self), stray)
@@ -317,7 +317,7 @@ cdef class TaskGroup:
                 + ": no more fibers can be spawned into it")
         return 0
 
-    def spawn(self, fn, *args, name=None, stack_size=None):
+    def spawn(self, fn, *args, name=None, stack_size=None, bint pin=False):
         """Run fn(*args) as a new fiber of the group; as greenio.spawn otherwise. From any fiber and any OS thread.
 
         Never waits: a fiber beyond ``max_running`` begins later, or, if it is cancelled before, not at all.
@@ -329,10 +329,13 @@ cdef class TaskGroup:
                 entered it has ended, or did not come along into this forked process.
             TypeError, ValueError: *fn* is not callable, *stack_size* is out of bounds. Nothing was spawned.
         """
+        cdef Fiber fiber
         self.check_open()
-        return self.scope.fiber.scheduler.make(fn, args, name, stack_size, self.scope)
+        fiber = self.scope.fiber.scheduler.make(fn, args, name, stack_size, self.scope)
+        fiber.pinned = pin
+        return fiber
 
-    def start(self, fn, *args, name=None, stack_size=None):
+    def start(self, fn, *args, name=None, stack_size=None, bint pin=False):
         """Run fn(*args, task_status=status) as a new fiber and wait until it calls status.started(value); returns that value.
 
         Until then it belongs to the caller: it is cancelled with it, and what it raises comes out of this call and is no failure of
@@ -363,6 +366,7 @@ cdef class TaskGroup:
         group.starting += 1
         try:
             fiber = scheduler.make(partial(fn, task_status=status), args, name, stack_size, waiting)
+            fiber.pinned = pin
             status.fiber = fiber
             waiting.wait_for_members(scheduler, "the start of a fiber", fiber)
         finally:
@@ -446,7 +450,7 @@ cdef class Results:
         while not scope.finished:
             if not scope.members:
                 raise StopIteration
-            if scheduler is not None and <Fiber>scheduler.current in scope.members:
+            if scheduler is not None and <Fiber>caller_of(scheduler) in scope.members:
                 raise RuntimeError("a fiber of a task group that waits for the group's results waits for its own end")
             place.item = NULL
             stand_in_line(&scope.takers, &place, scheduler, "a result of a task group", self.group, NEVER)

@@ -13,7 +13,7 @@ import time
 from libc.stdint cimport int64_t
 
 from greenio._scheduler cimport (
-    CANCELLED, NEVER, TIMED_OUT, WOKEN, Fiber, Scheduler, current_scheduler_or_none, deadline_of, unpark)
+    caller_of, CANCELLED, NEVER, TIMED_OUT, WOKEN, Fiber, Scheduler, current_scheduler_or_none, deadline_of, unpark)
 from greenio._waiting cimport (
     SERVED, Line, Place, PyThread_type_lock, forks, line_length, serve, serve_all, stand_in_line)
 
@@ -497,7 +497,7 @@ cdef object call_in_thread(
         Scheduler scheduler, object fn, tuple args, ThreadLimiter limiter, bint cancellable, str reason, int64_t deadline_ns):
     cdef Call call = Call.__new__(Call)
     check_not_hosting(scheduler, reason)
-    call.fiber = <Fiber>scheduler.current
+    call.fiber = <Fiber>caller_of(scheduler)
     call.reason = reason
     call.fn = fn
     call.arguments = args

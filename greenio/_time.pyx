@@ -13,7 +13,7 @@ def sleep(seconds):
     Raises:
         ValueError: *seconds* is negative or not a number.
         Cancelled: this fiber was cancelled.
-        RuntimeError: no fibers run on this OS thread.
+        RuntimeError: no fibers run on this OS thread; or the caller is inside greenio.atomic().
     """
     cdef Scheduler scheduler = current_scheduler_or_raise()
     cdef int64_t deadline_ns
@@ -34,7 +34,7 @@ def sleep_until(deadline):
     Raises:
         ValueError: *deadline* is not a number.
         Cancelled: this fiber was cancelled.
-        RuntimeError: no fibers run on this OS thread.
+        RuntimeError: no fibers run on this OS thread; or the caller is inside greenio.atomic().
     """
     cdef Scheduler scheduler = current_scheduler_or_raise()
     cdef double moment = deadline

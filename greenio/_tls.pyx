@@ -19,7 +19,7 @@ cimport cython
 
 from greenio._messages cimport MessageCore
 from greenio._scheduler cimport (
-    NEVER, TIMED_OUT, WOKEN, Fiber, Scheduler, Watch, WaitNode, current_scheduler_or_none, current_scheduler_or_raise, leave_io, unpark,
+    caller_of, NEVER, TIMED_OUT, WOKEN, Fiber, Scheduler, Watch, WaitNode, current_scheduler_or_none, current_scheduler_or_raise, leave_io, unpark,
     wait_append)
 from greenio._socket cimport SocketCore, bytes_of, recv_call, send_call
 from greenio._waiting cimport SERVED, TOO_LATE, Outcome, Place, forks, serve, stand_in_line
@@ -83,7 +83,7 @@ cdef inline Window window_on(const void *data, Py_ssize_t size, bint readonly):
 cdef inline int enter_turn(Turn *turn, Scheduler scheduler, TLSCore sock, str reason, int64_t *deadline_ns) except -1:
     if turn.holder is not NULL and turn.process == forks:
         return wait_turn(turn, scheduler, sock, reason, deadline_ns)
-    turn.holder = scheduler.current
+    turn.holder = caller_of(scheduler)
     turn.process = forks
     return 0
 
@@ -97,7 +97,7 @@ cdef bint stand_for_turn(Turn *turn, Scheduler scheduler, TLSCore sock, str reas
     cdef Place place
     cdef Outcome outcome
     if is_taken(turn):
-        if turn.holder is scheduler.current:
+        if turn.holder is caller_of(scheduler):
             raise RuntimeError(
                 f"{sock!r} is in the middle of an operation of this very fiber: a callback of its context cannot use it")
         if sock.never_waits():
@@ -109,7 +109,7 @@ cdef bint stand_for_turn(Turn *turn, Scheduler scheduler, TLSCore sock, str reas
             if outcome == TOO_LATE:
                 raise timed_out(reason)
             return False
-    turn.holder = scheduler.current
+    turn.holder = caller_of(scheduler)
     turn.process = forks
     return True
 
@@ -122,7 +122,7 @@ cdef int wait_turn(Turn *turn, Scheduler scheduler, TLSCore sock, str reason, in
 
 cdef inline void leave_turn(Turn *turn, Scheduler scheduler) noexcept:
     cdef Place *place = NULL
-    if turn.holder is not scheduler.current:
+    if turn.holder is not caller_of(scheduler):
         return   # it gave its turn away for a moment, and did not get it back
     if turn.line.first is not NULL:
         place = serve(&turn.line)
@@ -477,9 +477,9 @@ cdef class TLSCore(MessageCore):
         cdef Watch watch = self.watch_to_wait(scheduler)
         reads.fiber = NULL
         writes.fiber = NULL
-        wait_append(&watch.readers, &reads, scheduler.current)
+        wait_append(&watch.readers, &reads, caller_of(scheduler))
         scheduler.io_waiting += 1
-        engine.waiter = scheduler.current
+        engine.waiter = caller_of(scheduler)
         engine.waiter_process = forks
         try:
             while True:
@@ -489,7 +489,7 @@ cdef class TLSCore(MessageCore):
                     return 0
                 if has_orphans(engine):
                     if writes.fiber is NULL:
-                        wait_append(&watch.writers, &writes, scheduler.current)
+                        wait_append(&watch.writers, &writes, caller_of(scheduler))
                     if watch.writers.first is &writes and watch.writable:
                         return 0
                 elif writes.fiber is not NULL:
@@ -876,7 +876,7 @@ cdef class TLSCore(MessageCore):
                 and not is_taken(&engine.reading) and not is_taken(&engine.calling)):
             # Unlike the standard module, this one takes more than a record at once. What is whole counts.
             if scheduler is not None:
-                engine.calling.holder = engine.reading.holder = scheduler.current
+                engine.calling.holder = engine.reading.holder = caller_of(scheduler)
                 engine.calling.process = engine.reading.process = forks
             try:
                 data = engine.attempt(RECORD_BYTES, NULL)

@@ -4,7 +4,7 @@ import os
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport INT64_MAX, int64_t
 
-from greenio._scheduler cimport NEVER, TIMED_OUT, WOKEN, Fiber, Scheduler, deadline_of, unpark
+from greenio._scheduler cimport caller_of, NEVER, TIMED_OUT, WOKEN, Fiber, Scheduler, deadline_of, unpark
 
 cdef extern from "pythread.h" nogil:
     ctypedef enum PyLockStatus:
@@ -78,8 +78,8 @@ cdef int waiter_init(Waiter *waiter, Scheduler scheduler) except -1:
     waiter.lock = NULL
     waiter.fiber = NULL
     if scheduler is not None:
-        waiter.fiber = scheduler.current
-        waiter.park_number = (<Fiber>scheduler.current).park_count + 1
+        waiter.fiber = caller_of(scheduler)
+        waiter.park_number = (<Fiber>caller_of(scheduler)).park_count + 1
         return 0
     waiter.lock = PyThread_allocate_lock()
     if waiter.lock is NULL:

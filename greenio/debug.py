@@ -12,6 +12,7 @@ from greenio._explain import Node, WaitGraph, format_stacks, wait_graph_of
 from greenio._explain import live_fibers as fibers
 from greenio._lookups import lookup_stats
 from greenio._threads import thread_stats
+from greenio._watch import stall_stats
 
 __all__ = [
     "Node",
@@ -22,6 +23,7 @@ __all__ = [
     "lookup_stats",
     "set_stack_pool",
     "stack_stats",
+    "stall_stats",
     "thread_stats",
     "wait_graph",
 ]

@@ -1,8 +1,10 @@
 /* monitor.c: the watching thread; what it is for is in monitor.h. */
 #define _GNU_SOURCE
 #include "monitor.h"
+#include "system_calls.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -10,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define TICK_NS 5000000
+#define TICK_NS 5000000 /* below a second */
 #define TICKS_BEFORE_SLEEP 20 /* idle looks before it sleeps, so that a server with pauses does not wake it each time */
 
 volatile int greenio_monitor_asleep;
@@ -25,14 +27,92 @@ static int stopping;
 static struct greenio_watched *watched_list;
 static struct greenio_monitor_hooks hooks;
 static volatile uint64_t ticks;
+static volatile int64_t usual_tick_ns = TICK_NS;
+
+static int64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static int has_events(const struct greenio_watched *watched)
+{
+    struct pollfd asked = {.fd = watched->poll_fd, .events = POLLIN};
+    return *watched->io_waiting > 0 && watched->poll_fd >= 0 && poll(&asked, 1, 0) > 0;
+}
+
+static void ask(struct greenio_watched *watched)
+{
+    watched->asked = 1; /* first: the answer may come at once */
+    if (!hooks.stalled(watched))
+        watched->asked = 0;
+}
+
+static void look_for_stall(struct greenio_watched *watched, int64_t now)
+{
+    uint64_t progress = greenio_monitor_progress(watched);
+    int64_t before = watched->looked_ns;
+    watched->looked_ns = now;
+    if (watched->waiting || progress != watched->seen_progress) {
+        watched->seen_progress = progress;
+        watched->still_ns = now;
+        watched->needed_ns = 0;
+        watched->due_ns = 0;
+        watched->tell_after_ns = watched->stall_after_ns;
+        return;
+    }
+    if (watched->asked)
+        return;
+    if (watched->needed_ns == 0) {
+        int64_t due_ns = watched->due_ns;
+        if (*watched->ring_head != *watched->ring_tail || has_events(watched))
+            watched->needed_ns = before;
+        else if (due_ns != 0 && due_ns <= now)
+            watched->needed_ns = due_ns > watched->still_ns ? due_ns : watched->still_ns;
+        else if (due_ns == 0 && now - watched->still_ns >= watched->stall_after_ns) {
+            ask(watched);
+            return;
+        }
+    }
+    if (watched->needed_ns != 0 && now - watched->needed_ns >= watched->tell_after_ns)
+        ask(watched);
+}
+
+/* Asks again at each look: whoever is asked may not be where it can be switched. */
+static void look_for_slice(struct greenio_watched *watched, int64_t now)
+{
+    uint64_t switches = watched->switches;
+    if (watched->waiting || switches != watched->turn_switches) {
+        watched->turn_switches = switches;
+        watched->turn_ns = now;
+    } else if (now - watched->turn_ns >= watched->slice_ns) {
+        watched->slice_switches = switches;
+        if (!watched->slice_is_sent) {
+            PyErr_SetInterruptEx(watched->slice_signal);
+            return;
+        }
+        struct greenio_system_call call;
+        greenio_system_call_of(watched->thread_id, &call);
+        if (call.number < 0)
+            syscall(SYS_tgkill, getpid(), watched->thread_id, watched->slice_signal);
+    }
+}
 
 /* Returns whether anything needs another look soon. */
 static int look(void)
 {
     int busy = 0;
+    int64_t now = now_ns();
     for (struct greenio_watched *watched = watched_list; watched != NULL; watched = watched->next) {
+        if (watched->slice_ns != 0 && watched->signals != NULL)
+            look_for_slice(watched, now);
         if (watched->signals != NULL)
             hooks.forward_signals(watched->signals, &watched->running);
+        if (watched->away_signals != NULL)
+            hooks.forward_signals(watched->away_signals, &watched->away_running);
+        if (watched->stall_after_ns != 0)
+            look_for_stall(watched, now);
         if (!watched->waiting) {
             busy = 1;
             continue;
@@ -53,6 +133,15 @@ static int look(void)
     hooks.watch_overflow_handler();
     ticks++;
     return busy;
+}
+
+static int64_t tick_ns(void)
+{
+    int64_t tick = usual_tick_ns;
+    for (struct greenio_watched *watched = watched_list; watched != NULL; watched = watched->next)
+        if (watched->slice_ns != 0 && watched->slice_ns / 4 < tick)
+            tick = watched->slice_ns / 4;
+    return tick;
 }
 
 static int all_wait(void)
@@ -82,7 +171,7 @@ static void *watch(void *unused)
         } else {
             struct timespec until;
             clock_gettime(CLOCK_MONOTONIC, &until);
-            until.tv_nsec += TICK_NS;
+            until.tv_nsec += tick_ns();
             if (until.tv_nsec >= 1000000000) {
                 until.tv_nsec -= 1000000000;
                 until.tv_sec++;
@@ -142,6 +231,9 @@ int greenio_monitor_add(struct greenio_watched *watched, const struct greenio_mo
     pthread_mutex_lock(&lock);
     hooks = *given;
     watched->seen_idle_period = watched->nudged_idle_period = 0;
+    watched->turn_switches = UINT64_MAX;
+    watched->asked = 0;
+    watched->seen_progress = UINT64_MAX;
     watched->next = watched_list;
     watched_list = watched;
     pthread_mutex_unlock(&lock);
@@ -181,6 +273,11 @@ void greenio_monitor_after_fork_child(void)
     running = 0;
     watched_list = NULL;
     greenio_monitor_asleep = 0;
+}
+
+void greenio_monitor_set_tick(int64_t ns)
+{
+    usual_tick_ns = ns > 0 ? ns : TICK_NS;
 }
 
 uint64_t greenio_monitor_ticks(void)

@@ -1259,12 +1259,12 @@ TaskGroup.spawn TaskStatus.started TextIOWrapper.reconfigure DiskText.reconfigur
 Timeout.reschedule Timeout.when VirtualClock.advance VirtualClock.now_ns VirtualClock.wait_ns WaitGraph.cycles
 BufferedRWPair.isatty BufferedRWPair.readable BufferedRWPair.writable
 WaitGraph.format WaitGraph.node _Buffered.tell _Reading.unread debug.dump debug.fibers debug.format_stacks debug.lookup_stats
-debug.set_stack_pool debug.stack_stats debug.thread_stats debug.wait_graph epoll.__enter__ epoll.__exit__ epoll.close
+debug.set_stack_pool debug.stack_stats debug.stall_stats debug.thread_stats debug.wait_graph epoll.__enter__ epoll.__exit__ epoll.close
 epoll.fileno epoll.fromfd epoll.modify epoll.register epoll.unregister from_thread.spawn greenio.after greenio.at
-greenio.can_park greenio.checkpoint greenio.configure_lookups greenio.configure_threads greenio.current_deadline
+greenio.atomic greenio.can_park greenio.checkpoint greenio.configure_lookups greenio.configure_threads greenio.current_deadline
 greenio.current_default_limiter greenio.current_fiber greenio.current_scheduler greenio.current_time
 greenio.enter_run greenio.leave_run
-greenio.move_on_after greenio.move_on_at greenio.notify_closing greenio.on_big_stack greenio.readable
+greenio.move_on_after greenio.move_on_at greenio.notify_closing greenio.on_big_stack greenio.pin greenio.readable
 greenio.receiving greenio.run greenio.sending greenio.shield greenio.signals greenio.spawn greenio.timeout
 greenio.timeout_at greenio.wrap_file greenio.writable greenio.yield_now os.popen poll.modify poll.register
 poll.unregister socket.close socket.dup socket.fromfd socket.makefile socket.socketpair ssl.create_default_context
@@ -1455,6 +1455,30 @@ def test_is_ended_by_a_timeout(name):
                 assert isinstance(fiber.exception(), TimeoutError)
                 if wait.again:
                     nothing_left(before)
+            works_again(wait)
+
+    greenio.run(main)
+
+
+@each_wait
+def test_is_refused_inside_atomic(name):
+    def main():
+        with ExitStack() as stack:
+            wait = ROWS[name](stack)
+            before = fibers_and_descriptors()
+
+            def operate():
+                with greenio.atomic():
+                    wait.call()
+
+            fiber = greenio.spawn(operate)
+            error = fiber.exception(PATIENCE)
+            if isinstance(error, ExceptionGroup):  # a task group's
+                (error,) = error.exceptions
+            assert isinstance(error, RuntimeError)
+            assert "greenio.atomic()" in str(error)
+            if wait.again and not wait.held:
+                nothing_left(before)
             works_again(wait)
 
     greenio.run(main)

@@ -26,11 +26,14 @@ PUBLIC = "public names"
 # of the rest of greenio. ALL is the ordinary case; a narrower list is a promise. From Python up, _errors is for all.
 LAYERS: list[tuple[str, str, object]] = [
     ("errors", "_errors", []),
+    ("errors", "own_errno", []),
     ("context switch", "asm/*", ["asm/*"]),
     ("stack memory", "stack", []),
     ("stack overflow", "overflow", ["stack"]),
     ("thread state", "pystate/*", ["stack", "pystate/*"]),
-    ("watching thread", "monitor", ["pystate/*"]),
+    ("watching thread", "system_calls", []),
+    ("watching thread", "monitor", ["pystate/*", "system_calls"]),
+    ("watching thread", "assistants", ["monitor", "system_calls"]),
     ("deadlines", "timers", []),
     ("fiber", "_switch", ["asm/*", "stack", "overflow", "pystate/*", "monitor"]),
     ("poller", "pollers/poller", []),
@@ -39,9 +42,13 @@ LAYERS: list[tuple[str, str, object]] = [
     (
         "scheduler",
         "_scheduler",
-        ["asm/*", "stack", "overflow", "pystate/*", "monitor", "timers", "_switch", "pollers/*"],
+        [
+            *("asm/*", "stack", "overflow", "pystate/*", "monitor", "system_calls", "assistants", "timers", "_switch"),
+            "pollers/*",
+        ],
     ),
     ("primitives", "_time", ["_switch", "_scheduler"]),
+    ("primitives", "_sections", ["_switch", "_scheduler"]),
     ("primitives", "_waiting", ["_switch", "_scheduler"]),
     ("primitives", "_sync", ["_switch", "_scheduler", "_waiting"]),
     ("primitives", "_queues", ["_switch", "_scheduler", "_waiting"]),
@@ -55,6 +62,9 @@ LAYERS: list[tuple[str, str, object]] = [
     ("primitives", "_groups", ["_scheduler", "_time", "_sync", "_scopes", "_task_groups"]),
     ("running", "_explain", ["_scheduler"]),
     ("running", "_dump_signal", ["_scheduler", "_explain"]),
+    ("running", "_watch", ["_scheduler"]),
+    ("running", "_thread_owners", ["_scheduler", "_standard_threads"]),
+    ("running", "_slices", ["_switch", "_scheduler", "_standard_threads"]),
     ("running", "_run", ALL),
     ("threads", "_os_threads", ["_standard_threads"]),
     ("threads", "_threads", ["_switch", "_scheduler", "_waiting", "_os_threads"]),
@@ -114,7 +124,7 @@ LAYERS: list[tuple[str, str, object]] = [
     ("tools", "_outermost", ["pystate/*"]),
     ("tools", "__main__", ALL),  # public names, and the one above
 ]
-NO_PYTHON = ("asm/*", "stack", "overflow", "timers")  # libc at most
+NO_PYTHON = ("asm/*", "stack", "overflow", "timers", "system_calls", "own_errno")  # libc at most
 ANY_DISTRIBUTION = ("compat/*", "integrations/*", "pytest_plugin")  # may import what is not in the standard library
 
 SOURCE_SUFFIXES = {".py", ".pyx", ".pxd", ".pxi", ".c", ".h", ".S"}

@@ -1,10 +1,14 @@
 """The package itself: where it can be imported, and what importing it does."""
 
 import runpy
+import shutil
+import subprocess
 import sys
+import sysconfig
+from pathlib import Path
 
 import pytest
-from child import run_child
+from child import ROOT, run_child
 
 import greenio
 
@@ -14,6 +18,7 @@ ELSEWHERE = {
     "an older interpreter": "sys.version_info = (3, 10, 4)",
     "a newer interpreter": "sys.version_info = (3, 16, 0)",
     "a free-threaded build": "sys._is_gil_enabled = lambda: False",
+    "a free-threaded build with its GIL on": "sys.abiflags += 't'",
     "another implementation": "sys.implementation.name = 'pypy'",
 }
 
@@ -25,6 +30,48 @@ def test_importing_elsewhere_says_what_is_supported(change: str) -> None:
     assert last.startswith(
         "ImportError: greenio supports CPython 3.11 to 3.15 with the GIL on Linux on x86-64; this is "
     )
+
+
+def test_importing_in_a_free_threaded_build_says_that_it_is_one() -> None:
+    child = run_child("import sys\nsys.abiflags = 't'\nimport greenio", status=1)
+    assert " (free-threaded) on Linux" in child.stderr.splitlines()[-1]
+
+
+def test_building_for_a_free_threaded_build_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "free_threaded.c"
+    source.write_text('#define Py_GIL_DISABLED 1\n#include "pystate/pystate.h"\n')
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    headers = sysconfig.get_path("include")
+    if compiler is None or not Path(headers, "Python.h").is_file():
+        pytest.skip("no compiler, or none of the interpreter's headers")
+    command = [
+        compiler,
+        "-fsyntax-only",
+        "-I",
+        str(ROOT / "greenio"),
+        "-I",
+        headers,
+        "-idirafter",
+        str(Path(headers).parent),
+    ]
+    done = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "greenio: free-threaded CPython builds are not supported yet; use a build with the GIL" in done.stderr
+
+    setup = f"""
+import setuptools, sys, sysconfig
+sysconfig.get_config_vars()["Py_GIL_DISABLED"] = 1
+sys.path.insert(0, {str(ROOT)!r})
+import setup
+try:
+    setup.require_supported_platform()
+except Exception as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", setup], capture_output=True, text=True, check=False)
+    if "No module named 'setuptools'" not in done.stderr:
+        assert "(builds with the GIL), not CPython" in done.stdout
+        assert "(free-threaded) on Linux" in done.stdout
 
 
 def test_an_unknown_guard_is_refused_at_import() -> None:

@@ -241,7 +241,7 @@ def test_runs_on_several_os_threads_interleave_at_gil_releases(probe: ModuleType
 
 # --- the GIL at a switch (3.12+): a shorter switch interval while a run lasts ----------------------------------------
 
-SHORT = 0.0005 if sys.version_info >= (3, 12) else None
+SHORT = 0.0001 if sys.version_info >= (3, 12) else None
 
 
 @pytest.fixture
@@ -269,6 +269,24 @@ def test_switch_interval_is_never_made_longer_and_none_leaves_it(default_interva
         with pytest.raises(ValueError, match="switch_interval"):
             run(print, switch_interval=wrong)
     assert sys.getswitchinterval() == default_interval
+
+
+def test_switch_interval_that_somebody_else_sets_meanwhile_stays(default_interval: float) -> None:
+    def main() -> None:
+        sys.setswitchinterval(0.02)
+        thread = threading.Thread(target=lambda: seen.append(run(sys.getswitchinterval, switch_interval=0.001)))
+        thread.start()
+        thread.join()
+        seen.append(sys.getswitchinterval())
+
+    seen: list[float] = []
+    run(main, switch_interval=0.002)
+    # A run that begins then starts from there, and its end brings back that value, shortened for those that run on.
+    assert seen == [pytest.approx(0.001), pytest.approx(0.002)]
+    assert sys.getswitchinterval() == pytest.approx(0.02)
+    sys.setswitchinterval(default_interval)
+    run(sys.setswitchinterval, 0.007, switch_interval=0.002)
+    assert sys.getswitchinterval() == pytest.approx(0.007)
 
 
 def test_switch_interval_of_runs_on_several_os_threads_is_the_shortest_until_the_last_ends(

@@ -113,6 +113,7 @@ cdef class EpollPoller(Poller):
         event.data.u64 = WAKE
         if self.wake_fd < 0 or epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, self.wake_fd, &event) < 0:
             PyErr_SetFromErrno(OSError)
+        self.poll_fd = self.epoll_fd
         return 0
 
     def __dealloc__(self):
@@ -125,6 +126,7 @@ cdef class EpollPoller(Poller):
         if self.wake_fd >= 0:
             close(self.wake_fd)
         self.epoll_fd = -1
+        self.poll_fd = -1
         self.wake_fd = -1
 
     cpdef int add(self, Entry entry) except -1:

@@ -46,6 +46,7 @@ cdef class Poller:
     # In a forked child: a new kernel object; what was registered is forgotten, and the old one closed unheard.
     cpdef int after_fork(self) except -1
     cdef readonly int wake_fd          # an eventfd: eight bytes written here wake; -1 if it has none
+    cdef readonly int poll_fd          # a descriptor that is readable when there is something to tell; -1 if it has none
 
     cdef int put(self, Entry entry) except -1
     cdef int take(self, Entry entry) except -1

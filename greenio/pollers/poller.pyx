@@ -26,10 +26,12 @@ cdef class Poller:
     Attributes:
         registered: how many entries it has.
         wake_fd: an eventfd: eight bytes written here wake, without the GIL; -1 if it has none.
+        poll_fd: a descriptor that is readable when there is something to tell, for others to look at; -1 if it has none.
     """
 
     def __cinit__(self):
         self.wake_fd = -1
+        self.poll_fd = -1
 
     def __dealloc__(self):
         self.forget_all()

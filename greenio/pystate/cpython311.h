@@ -19,6 +19,7 @@
 #define GREENIO_HOT_STACK_BYTES ((size_t)1728)
 #define GREENIO_STACK_COLOURS ((size_t)1)
 #define GREENIO_SWAP_LETS_GIL_GO 0
+#define GREENIO_SIGNALS_FROM_OUTSIDE 0
 
 extern pthread_key_t greenio_version_gilstate_key; /* found by greenio_version_init */
 
@@ -32,6 +33,11 @@ static inline void greenio_version_move_signals(PyThreadState *signals, PyThread
 {
     (void)signals;
     (void)leaving;
+    (void)state;
+}
+
+static inline void greenio_version_remind_of_signals(PyThreadState *state)
+{
     (void)state;
 }
 

@@ -14,6 +14,7 @@
 #define GREENIO_HOT_STACK_BYTES ((size_t)2048)
 #define GREENIO_STACK_COLOURS ((size_t)16)
 #define GREENIO_SWAP_LETS_GIL_GO 1
+#define GREENIO_SIGNALS_FROM_OUTSIDE 0
 
 static inline PyObject *greenio_version_take_exception(void)
 {
@@ -29,6 +30,11 @@ static inline void greenio_version_move_signals(PyThreadState *signals, PyThread
 {
     (void)signals;
     (void)leaving;
+    (void)state;
+}
+
+static inline void greenio_version_remind_of_signals(PyThreadState *state)
+{
     (void)state;
 }
 

@@ -15,6 +15,7 @@
 #define GREENIO_HOT_STACK_BYTES ((size_t)2048)
 #define GREENIO_STACK_COLOURS ((size_t)16)
 #define GREENIO_SWAP_LETS_GIL_GO 1
+#define GREENIO_SIGNALS_FROM_OUTSIDE 1
 
 static inline PyObject *greenio_version_take_exception(void)
 {

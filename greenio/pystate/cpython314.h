@@ -21,6 +21,7 @@
 #define GREENIO_HOT_STACK_BYTES ((size_t)2048) /* parked at an event: 2,300 */
 #define GREENIO_STACK_COLOURS ((size_t)16)
 #define GREENIO_SWAP_LETS_GIL_GO 1
+#define GREENIO_SIGNALS_FROM_OUTSIDE 1
 
 /* Set the bounds of the C stack that `state` runs on. 0, or -1 with an exception. */
 int greenio_version_limit_stack(PyThreadState *state, char *limit, char *base);

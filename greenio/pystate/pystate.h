@@ -115,6 +115,13 @@ int greenio_pystate_hears_signals(PyThreadState *state);
  * anything to do. No state is freed meanwhile. Nonzero if there was one. */
 int greenio_pystate_forward_signals(PyThreadState *signals, PyThreadState *volatile *running);
 
+/* Have `state`, which runs on the OS thread that handles signals, look for them. A state that runs elsewhere may have seen the word of
+ * them, and forgotten it. */
+static inline void greenio_pystate_remind_of_signals(PyThreadState *state)
+{
+    greenio_version_remind_of_signals(state);
+}
+
 /* Bring what other processes asked of the main state `main`, which may be parked, to the current one, `state`. Runs no Python code
  * here; PyErr_CheckSignals does. */
 static inline void greenio_pystate_bring_requests(PyThreadState *main, PyThreadState *state)

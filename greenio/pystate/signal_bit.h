@@ -33,6 +33,11 @@ static inline void greenio_version_move_signals(PyThreadState *signals, PyThread
         greenio_signal_bit_give(state);
 }
 
+static inline void greenio_version_remind_of_signals(PyThreadState *state)
+{
+    greenio_signal_bit_give(state);
+}
+
 /* From an OS thread without the GIL: bring a bit that waits at `signals` to the state that runs. It may stop running
  * meanwhile; then the bit is taken back and brought to the next one. */
 static inline int greenio_version_forward_signals(PyThreadState *signals, PyThreadState *volatile *running)

@@ -1,0 +1,1 @@
+# _slices.pxd: fibers that compute for long are switched out. Nothing here is for other extension modules.

@@ -1,0 +1,837 @@
+"""run(stall="handoff"): while a fiber is stuck in C or computes, the others go on; it is one of them again at its next wait.
+
+Most are about what happens in which order; nothing here measures milliseconds.
+"""
+
+import contextvars
+import ctypes
+import decimal
+import os
+import signal
+import socket
+import sqlite3
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+from child import check_script, run_child
+
+import greenio
+from greenio import _watch, debug
+from greenio._scheduler import current_scheduler
+
+LIMIT = 0.005
+pytestmark = pytest.mark.slow  # who is stuck takes his time
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog):
+    """The records are test_watch's matter."""
+    caplog.set_level("CRITICAL", logger="greenio")
+
+
+def run(main, *args, **options):
+    options.setdefault("stall_after", LIMIT)
+    return greenio.run(main, *args, stall="handoff", **options)
+
+
+def usleep(seconds):
+    libc.usleep(int(seconds * 1e6))
+
+
+def compute(seconds):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+
+
+def stuck_until(ready):
+    """Stand in C, in small steps that use nothing of greenio, until *ready*() says so; generously bounded."""
+    until = time.monotonic() + 30
+    while not ready():
+        assert time.monotonic() < until, "the others do not run"
+        libc.usleep(1000)
+
+
+def ticks_beside(block, *, needed=20):
+    """Run *block* in a fiber beside one that ticks; it is called with a function that says how often that one has since."""
+
+    def main():
+        ticks = 0
+        over = False
+
+        def tick():
+            nonlocal ticks
+            while not over:
+                ticks += 1
+                greenio.sleep(0.001)
+
+        ticker = greenio.spawn(tick)
+        greenio.sleep(0.005)
+        start = ticks
+        result = greenio.spawn(block, lambda: ticks - start >= needed).result()
+        over = True
+        ticker.join()
+        return result
+
+    return run(main)
+
+
+@contextmanager
+def thread_count_stays():
+    before = len(os.listdir("/proc/self/task"))
+    yield
+    until = time.monotonic() + 10
+    while len(os.listdir("/proc/self/task")) > before and time.monotonic() < until:
+        time.sleep(0.01)
+    assert len(os.listdir("/proc/self/task")) <= before
+
+
+# --- the others go on ------------------------------------------------------------------------------------------------
+
+
+def test_others_run_while_one_is_stuck_in_c():
+    with thread_count_stays():
+        ticks_beside(stuck_until)
+
+
+def test_others_run_while_one_computes():
+    def block(enough):
+        until = time.monotonic() + 30
+        while not enough():
+            assert time.monotonic() < until
+
+    ticks_beside(block)
+
+
+def test_others_run_while_main_is_stuck():
+    def main():
+        ticks = []
+
+        def tick():
+            while len(ticks) < 20:
+                ticks.append(threading.get_native_id())
+                greenio.sleep(0.001)
+
+        ticker = greenio.spawn(tick)
+        stuck_until(lambda: len(ticks) == 20)
+        assert threading.get_native_id() == os.getpid()
+        ticker.join()
+        assert threading.get_native_id() == os.getpid()
+        return set(ticks)
+
+    assert run(main) - {os.getpid()}
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_any_number_may_be_stuck(count):
+    def main():
+        stuck = [0]
+        over = [False]
+
+        def block():
+            stuck[0] += 1
+            stuck_until(lambda: over[0])
+
+        fibers = [greenio.spawn(block) for _ in range(count)]
+        while stuck[0] < count:
+            greenio.sleep(0.001)
+        over[0] = True
+        for fiber in fibers:
+            fiber.join()
+        return len(os.listdir("/proc/self/task"))
+
+    with thread_count_stays():
+        assert run(main) <= count + 6
+
+
+def test_beyond_the_bound_the_run_waits():
+    def main(seconds):
+        order = []
+
+        def block(name, seconds):
+            usleep(seconds)
+            order.append(name)
+
+        fibers = [greenio.spawn(block, name, seconds) for name in "abc"]
+        greenio.spawn(order.append, "ticker").join()
+        for fiber in fibers:
+            fiber.join()
+        return order
+
+    assert run(main, 0.1, stall_threads=1)[:2] == [
+        "a",
+        "b",
+    ]  # a at home, b on the other one, the rest waits for a place
+    assert run(main, 1.0, stall_threads=8)[0] == "ticker"
+
+
+def test_a_lock_of_c_held_across_a_park():
+    # Without hand-off the second fiber would block the OS thread that the first one needs to unlock it.
+    mutex = ctypes.create_string_buffer(64)
+    libc.pthread_mutex_init(mutex, None)
+
+    def main():
+        order = []
+
+        def holder():
+            libc.pthread_mutex_lock(mutex)
+            greenio.sleep(0.01)
+            order.append("held")
+            libc.pthread_mutex_unlock(mutex)
+
+        def other():
+            libc.pthread_mutex_lock(mutex)
+            order.append("taken")
+            libc.pthread_mutex_unlock(mutex)
+
+        first = greenio.spawn(holder)
+        second = greenio.spawn(other)
+        second.join()
+        first.join()
+        return order
+
+    assert run(main) == ["held", "taken"]
+
+
+def test_waiting_for_a_locked_database(tmp_path):
+    path = tmp_path / "one.db"
+
+    def main():
+        locker = sqlite3.connect(path, isolation_level=None)
+        locker.execute("create table t (x)")
+        locker.execute("begin exclusive")
+
+        def insert():
+            connection = sqlite3.connect(path, timeout=30, isolation_level=None)
+            connection.execute("insert into t values (1)")
+            connection.close()
+
+        waiting = greenio.spawn(insert)
+        for _ in range(20):
+            greenio.sleep(0.001)
+        assert not waiting.done()
+        locker.execute("commit")
+        waiting.result()
+        assert locker.execute("select count(*) from t").fetchone() == (1,)
+        locker.close()
+
+    before = sqlite3.connect
+    run(main)
+    assert sqlite3.connect is before
+
+
+# --- and it comes back -----------------------------------------------------------------------------------------------
+
+
+def test_a_stuck_fiber_keeps_its_os_thread_until_it_waits():
+    def block(enough):
+        before = threading.get_native_id()
+        stuck_until(enough)
+        assert threading.get_native_id() == before
+        me = greenio.current_fiber()
+        greenio.sleep(0)
+        assert greenio.current_fiber() is me
+        return me.state
+
+    assert ticks_beside(block) == "running"
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: greenio.spawn(int).result(),
+        lambda: greenio.checkpoint(),
+        lambda: greenio.yield_now(),
+        lambda: greenio.sleep(0.001),
+        lambda: greenio.Lock().acquire(),
+        lambda: greenio.Event().set(),
+        lambda: greenio.Queue().put(1),
+        lambda: greenio.can_park(),
+        lambda: greenio.current_fiber(),
+        lambda: greenio.to_thread(int),
+        lambda: current_scheduler().spawn(int).join(),
+        lambda: greenio.on_big_stack(int),
+        lambda: threading.RLock().acquire(),
+    ],
+)
+def test_any_use_of_greenio_brings_it_back(use):
+    def block(enough):
+        me = greenio.current_fiber()
+        stuck_until(enough)
+        use()
+        assert greenio.current_fiber() is me
+        with greenio.move_on_after(1) as scope:
+            greenio.sleep(0.002)
+        assert not scope.cancelled_caught
+        return "back"
+
+    assert ticks_beside(block) == "back"
+
+
+def test_a_fiber_may_end_while_it_is_stuck():
+    def block(enough):
+        stuck_until(enough)
+        return 7
+
+    assert ticks_beside(block) == 7
+
+
+def test_one_that_is_stuck_may_raise():
+    def block(enough):
+        stuck_until(enough)
+        raise KeyError("stuck")
+
+    with pytest.raises(KeyError, match="stuck"):
+        ticks_beside(block)
+
+
+def test_cancelling_a_stuck_fiber():
+    def main():
+        began = greenio.Event()
+        over = [False]
+
+        def block():
+            began.set()
+            try:
+                stuck_until(lambda: over[0])
+                greenio.sleep(60)
+            except greenio.Cancelled:
+                return "cancelled"
+
+        fiber = greenio.spawn(block)
+        began.wait()
+        greenio.sleep(0.005)
+        fiber.cancel()
+        assert fiber.state == "running"
+        over[0] = True
+        return fiber.result()
+
+    assert run(main) == "cancelled"
+
+
+def test_main_may_end_while_others_are_stuck():
+    done = []
+
+    def main():
+        def block():
+            usleep(0.1)
+            done.append(threading.get_native_id())
+
+        greenio.spawn(block)
+        greenio.sleep(0.03)
+        return "main"
+
+    with thread_count_stays():
+        assert run(main) == "main"
+    assert len(done) == 1
+    assert threading.get_native_id() == os.getpid()
+
+
+def test_a_run_of_another_os_thread():
+    found = []
+
+    def main():
+        before = threading.get_native_id()
+        fiber = greenio.spawn(usleep, 0.1)
+        for _ in range(20):
+            greenio.sleep(0.001)
+        found.append(fiber.done())
+        fiber.join()
+        return before
+
+    def body():
+        assert run(main) == threading.get_native_id()
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    assert found == [False]
+
+
+def test_runs_one_after_another():
+    for _ in range(5):
+        ticks_beside(stuck_until, needed=5)
+    assert greenio.run(lambda: greenio.spawn(int).result()) == 0
+
+
+# --- invariants ------------------------------------------------------------------------------------------------------
+
+
+def beside_a_stuck_one(body, seconds=0.15):
+    """Call *body* in a fiber while another one is stuck on the OS thread that both began on; its result."""
+
+    def main():
+        began = greenio.Event()
+
+        def block():
+            began.set()
+            greenio.sleep(0.003)
+            usleep(seconds)
+
+        def wanderer():
+            before = threading.get_native_id()
+            began.wait()
+            while threading.get_native_id() == before:
+                greenio.sleep(0.001)
+            return body()
+
+        stuck = greenio.spawn(block)
+        wandering = greenio.spawn(wanderer)
+        result = wandering.result()
+        stuck.join()
+        return result
+
+    return run(main)
+
+
+def test_fibers_change_their_os_thread():
+    assert beside_a_stuck_one(threading.get_native_id) != os.getpid()
+
+
+def test_a_pinned_fiber_does_not():
+    def main():
+        seen = set()
+        stuck = [False]
+
+        def block():
+            greenio.sleep(0.003)
+            stuck[0] = True
+            usleep(0.05)
+
+        def pinned():
+            with greenio.pin():
+                for _ in range(20):
+                    seen.add(threading.get_native_id())
+                    greenio.sleep(0.001)
+
+        def whole():
+            for _ in range(20):
+                seen.add(threading.get_native_id())
+                greenio.sleep(0.001)
+
+        fibers = [greenio.spawn(pinned), greenio.spawn(whole, pin=True), greenio.spawn(block)]
+        for fiber in fibers:
+            fiber.join()
+        return seen
+
+    assert run(main) == {os.getpid()}
+
+
+def test_fibers_below_a_callback_from_c_do_not():
+    prototype = ctypes.CFUNCTYPE(ctypes.c_int)
+
+    def main():
+        seen = []
+
+        def callback():
+            for _ in range(20):
+                seen.append(threading.get_native_id())
+                greenio.sleep(0.001)
+            return 3
+
+        def block():
+            greenio.sleep(0.003)
+            usleep(0.05)
+
+        fibers = [greenio.spawn(lambda: prototype(callback)()), greenio.spawn(block)]
+        for fiber in fibers:
+            fiber.join()
+        return fibers[0].result(), set(seen)
+
+    assert run(main) == (3, {os.getpid()})
+
+
+def test_atomic_holds_it_off():
+    def main():
+        ticks = []
+        over = False
+
+        def tick():
+            while not over:
+                ticks.append(None)
+                greenio.sleep(0.001)
+
+        ticker = greenio.spawn(tick)
+        greenio.sleep(0.005)
+        with greenio.atomic():
+            before = len(ticks)
+            usleep(0.05)
+            inside = len(ticks) - before
+        stuck_until(lambda: len(ticks) > before + 5)
+        over = True
+        ticker.join()
+        return inside
+
+    assert run(main) == 0
+
+
+def test_a_long_atomic_block_is_told(caplog):
+    caplog.set_level("WARNING", logger="greenio")
+    _watch._places.clear()
+
+    def main():
+        ticker = greenio.spawn(lambda: [greenio.sleep(0.001) for _ in range(10)])
+        greenio.sleep(0.002)
+        with greenio.atomic():
+            usleep(0.25)
+        ticker.join()
+
+    run(main)
+    assert any("could run" in record.getMessage() for record in caplog.records)
+
+
+def test_a_record_says_that_others_run_beside(caplog):
+    caplog.set_level("WARNING", logger="greenio")
+    _watch._places.clear()
+    before = debug.stall_stats()["handoffs"]
+    ticks_beside(stuck_until)
+    assert any("the others run beside it now" in record.getMessage() for record in caplog.records)
+    assert debug.stall_stats()["handoffs"] > before
+
+
+def wander(*works, enough=3):
+    """Call each of *works* again and again in a fiber of its own, beside one that is stuck most of the time, until each has
+    changed its OS thread several times; a work is told its number."""
+
+    def main():
+        moves = [0] * len(works)
+
+        def block():
+            while min(moves) < enough:
+                usleep(0.03)
+                greenio.sleep(0.002)
+
+        def wanderer(number, work):
+            before = threading.get_native_id()
+            until = time.monotonic() + 60
+            while min(moves) < enough:
+                assert time.monotonic() < until, "they stay where they are"
+                work(number)
+                here = threading.get_native_id()
+                moves[number] += here != before
+                before = here
+
+        fibers = [greenio.spawn(wanderer, number, work) for number, work in enumerate(works)]
+        fibers.append(greenio.spawn(block))
+        for fiber in fibers:
+            fiber.result()
+
+    run(main)
+
+
+def test_rlocks_belong_to_fibers():
+    lock = threading.RLock()
+    condition = threading.Condition()
+
+    def hold(number):
+        with lock, condition:
+            assert lock._is_owned()
+            greenio.sleep(0.001)
+            assert lock._is_owned()
+            condition.notify()
+
+    wander(hold, hold, hold)
+    with lock:
+        pass
+
+
+def test_what_belongs_to_a_thread_moves_with_the_fiber():
+    variable = contextvars.ContextVar("variable", default=None)
+    values = threading.local()
+
+    def work(number):
+        assert variable.get() in (None, number)
+        assert getattr(values, "number", number) == number
+        if variable.get() is None:
+            decimal.setcontext(decimal.Context(prec=number + 5))
+        variable.set(number)
+        values.number = number
+        try:
+            raise LookupError(number)
+        except LookupError as error:
+            greenio.sleep(0.001)
+            same = sys.exc_info()[1] is error
+        assert same
+        assert decimal.getcontext().prec == number + 5
+
+    wander(work, work, work, work, work)
+
+
+def test_errors_of_the_right_os_thread():
+    # errno of whoever runs where the call was made: EAGAIN, then parked, then moved, then data.
+    def main():
+        ours, theirs = socket.socketpair()
+        server = greenio.socket.socket(fileno=ours.detach())
+
+        def block():
+            greenio.sleep(0.003)
+            usleep(0.1)
+
+        def reader():
+            got = b""
+            while len(got) < 40:
+                got += server.recv(1)
+            return got
+
+        reading = greenio.spawn(reader)
+        greenio.spawn(block)
+        for number in range(40):
+            greenio.sleep(0.001)
+            theirs.send(bytes([number]))
+        assert reading.result() == bytes(range(40))
+        server.close()
+        theirs.close()
+
+    run(main)
+
+
+def test_echo_beside_stuck_fibers_loses_nothing():
+    def main():
+        def serve(connection):
+            while data := connection.recv(1000):
+                connection.sendall(data)
+            connection.close()
+
+        def client(address, number):
+            with greenio.socket.create_connection(address) as connection:
+                for index in range(30):
+                    message = f"{number}:{index};".encode() * 50
+                    connection.sendall(message)
+                    got = b""
+                    while len(got) < len(message):
+                        got += connection.recv(10_000)
+                    assert got == message
+
+        listener = greenio.socket.create_server(("127.0.0.1", 0))
+
+        def accept():
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                greenio.spawn(serve, connection)
+
+        greenio.spawn(accept)
+        over = [False]
+
+        def block(how):
+            while not over[0]:
+                how(0.02)
+                greenio.sleep(0.001)
+
+        blocks = [greenio.spawn(block, how) for how in (usleep, compute)]
+        clients = [greenio.spawn(client, listener.getsockname(), number) for number in range(10)]
+        for each in clients:
+            each.result()
+        over[0] = True
+        for each in blocks:
+            each.result()
+        listener.close()
+
+    run(main)
+
+
+def test_no_deadlock_is_seen_while_one_is_stuck():
+    def main():
+        event = greenio.Event()
+
+        def block():
+            usleep(0.1)
+            event.set()
+
+        greenio.spawn(block)
+        event.wait()
+        with pytest.raises(greenio.DeadlockError):
+            greenio.Event().wait()
+
+    run(main)
+
+
+def test_a_virtual_clock_stands_still_meanwhile():
+    from greenio.testing import VirtualClock
+
+    def main():
+        fiber = greenio.spawn(usleep, 0.1)
+        ready = greenio.spawn(greenio.sleep, 5)
+        greenio.sleep(10)
+        assert ready.done()
+        return fiber.done()
+
+    assert run(main, clock=VirtualClock()) is True
+
+
+def test_a_schedule_is_refused():
+    from greenio.testing import RandomSchedule
+
+    with pytest.raises(ValueError, match="handoff"):
+        run(print, schedule=RandomSchedule(1))
+    with pytest.raises(ValueError, match="stall_threads"):
+        run(print, stall_threads=0)
+
+
+# --- signals, fork, exit ---------------------------------------------------------------------------------------------
+
+
+def test_a_signal_while_the_main_os_thread_is_stuck():
+    def main():
+        came = []
+        before = signal.signal(signal.SIGUSR1, lambda *_: came.append(threading.get_native_id()))
+        try:
+            fiber = greenio.spawn(stuck_until, lambda: came)
+            for _ in range(10):
+                greenio.sleep(0.001)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            fiber.result()
+        finally:
+            with greenio.pin():
+                greenio.sleep(0)
+                signal.signal(signal.SIGUSR1, before)
+        return came
+
+    assert run(main) == [os.getpid()]
+
+
+def test_a_signal_handler_wakes_a_run_that_has_moved():
+    def main():
+        came = greenio.Event()
+        before = signal.signal(signal.SIGUSR1, lambda *_: came.set())
+        stuck = greenio.spawn(usleep, 0.2)
+        greenio.sleep(0.03)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        came.wait()
+        stuck.join()
+        with greenio.pin():
+            greenio.sleep(0)
+            signal.signal(signal.SIGUSR1, before)
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "stuck()",  # in the stuck fiber
+        "greenio.sleep(0.05)",  # in one that has moved
+    ],
+)
+def test_fork_beside_a_stuck_fiber(body):
+    child = run_child(
+        f"""
+        import ctypes, logging, os, sys, threading, time
+        import greenio
+
+        logging.disable(logging.CRITICAL)
+        libc = ctypes.CDLL(None)
+
+        def stuck():
+            libc.usleep(100_000)
+
+        def forks():
+            greenio.sleep(0.005)
+            {body}
+            pid = os.fork()
+            if pid == 0:
+                greenio.spawn(greenio.sleep, 0.001).join()
+                ticks = []
+                greenio.spawn(lambda: [(greenio.sleep(0.001), ticks.append(1)) for _ in range(20)])
+                greenio.sleep(0.002)
+                while len(ticks) < 20:
+                    libc.usleep(1000)
+                print("child", flush=True)
+                os._exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+
+        def main():
+            greenio.spawn(lambda: [greenio.sleep(0.001) for _ in range(100)])
+            other = greenio.spawn(stuck)
+            greenio.spawn(forks).result()
+            other.join()
+            print("parent", threading.get_native_id() == os.getpid())
+
+        greenio.run(main, stall="handoff", stall_after=0.005)
+        """,
+        flags=("-W", "ignore::DeprecationWarning"),
+    )
+    assert sorted(child.stdout.split("\n")) == ["", "child", "parent True"]
+
+
+def test_the_interpreter_exits_after_a_script_that_was_moved():
+    child = run_child(
+        """
+        import atexit, ctypes, logging, os, threading
+        import greenio
+
+        logging.disable(logging.CRITICAL)
+        greenio.enter_run(stall="handoff", stall_after=0.005)
+        atexit.register(lambda: print("exit", threading.get_native_id() == os.getpid()))
+        libc = ctypes.CDLL(None)
+
+        def stuck():
+            libc.usleep(300_000)
+            print("stuck ends")
+
+        greenio.spawn(stuck)
+        while threading.get_native_id() == os.getpid():
+            greenio.sleep(0.001)
+        print("moved")
+        """
+    )
+    assert child.stdout.split("\n")[:2] == ["moved", "stuck ends"]
+    assert "exit True" in child.stdout
+
+
+def test_it_works_from_the_command_line(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        """
+import ctypes, threading, time
+ticks = []
+def tick():
+    while len(ticks) < 20:
+        ticks.append(None)
+        time.sleep(0.001)
+thread = threading.Thread(target=tick)
+thread.start()
+until = time.monotonic() + 30
+while len(ticks) < 20:
+    assert time.monotonic() < until
+    ctypes.CDLL(None).usleep(1000)
+thread.join()
+print("ok")
+"""
+    )
+    child = run_child(
+        f"""
+        import subprocess, sys
+        subprocess.run(
+            [sys.executable, "-m", "greenio", "--stall=handoff", "--stall-after=0.005", {str(script)!r}], check=True)
+        """
+    )
+    assert child.stdout == "ok\n"
+
+
+def test_trace_functions_follow():
+    def work(number):
+        calls = []
+
+        def traced():
+            greenio.sleep(0.001)
+
+        sys.settrace(lambda frame, event, arg: calls.append(frame.f_code.co_name))
+        try:
+            traced()
+            traced()
+        finally:
+            sys.settrace(None)
+        assert calls.count("traced") == 2
+
+    wander(work, work)
+
+
+def test_many_hand_offs_under_many_fibers():
+    check_script("handoff.py", "2000", "200")
