@@ -22,7 +22,7 @@ _Arguments = TypeVarTuple("_Arguments")
 
 # From CPython 3.12 on, a switch lets go of the GIL for a moment, and a computing thread that takes it keeps it for a whole
 # switch interval. Figures in ARCHITECTURE.md, "The GIL at a switch".
-DEFAULT_SWITCH_INTERVAL = 0.0001 if SWAP_LETS_GIL_GO else None
+DEFAULT_SWITCH_INTERVAL = 0.00005 if SWAP_LETS_GIL_GO else None
 # With a stuck fiber that computes beside the others, all versions want one.
 HAND_OFF_SWITCH_INTERVAL = 0.0005 if DEFAULT_SWITCH_INTERVAL is None else DEFAULT_SWITCH_INTERVAL
 
@@ -65,7 +65,7 @@ def run(
         clock: where time comes from; None: CLOCK_MONOTONIC. Tests pass a greenio.testing.VirtualClock.
         poller: what asks the kernel about descriptors; None: epoll.
         switch_interval: seconds for sys.setswitchinterval while the run lasts, if shorter than what is set: how long another OS
-            thread that computes may keep the GIL from the fibers. None leaves it alone; the default is 0.0001 on CPython 3.12 and
+            thread that computes may keep the GIL from the fibers. None leaves it alone; the default is 0.00005 on CPython 3.12 and
             later, 0.0005 before with stall="handoff", else None. Put back when the last run ends, unless
             somebody else has changed it meanwhile.
         schedule: which of the ready fibers runs next; None: round robin. Tests pass one of greenio.testing's, made from a seed.
