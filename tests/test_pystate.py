@@ -241,7 +241,7 @@ def test_runs_on_several_os_threads_interleave_at_gil_releases(probe: ModuleType
 
 # --- the GIL at a switch (3.12+): a shorter switch interval while a run lasts ----------------------------------------
 
-SHORT = 0.0001 if sys.version_info >= (3, 12) else None
+SHORT = 0.00005 if sys.version_info >= (3, 12) else None
 
 
 @pytest.fixture
