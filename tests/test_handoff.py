@@ -696,6 +696,90 @@ def test_a_signal_while_the_main_os_thread_is_stuck():
     assert run(main) == [os.getpid()]
 
 
+def test_signal_handlers_are_set_by_main_while_it_is_away():
+    def main():
+        came = []
+        beside = 0
+        over = False
+
+        def tick():
+            nonlocal beside
+            while not over:
+                beside += 1
+                greenio.sleep(0.001)
+
+        stuck = greenio.spawn(usleep, 0.2)
+        ticker = greenio.spawn(tick)
+        greenio.sleep(0.03)
+        assert threading.get_native_id() != os.getpid()
+        start = beside
+        before = signal.signal(signal.SIGUSR1, lambda *_: came.append(threading.get_native_id()))
+        try:
+            assert threading.get_native_id() == os.getpid()
+            assert beside > start  # main waited for its OS thread, and the others did not wait with it
+            os.kill(os.getpid(), signal.SIGUSR1)
+            greenio.sleep(0.01)
+            assert came == [os.getpid()]
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        over = True
+        ticker.join()
+        stuck.join()
+
+    run(main)
+
+
+def test_the_wakeup_descriptor_is_set_by_main_while_it_is_away():
+    def main():
+        stuck = greenio.spawn(usleep, 0.1)
+        greenio.sleep(0.03)
+        assert threading.get_native_id() != os.getpid()
+        reader, writer = socket.socketpair()
+        with reader, writer:
+            reader.setblocking(False)
+            writer.setblocking(False)
+            before_handler = signal.signal(signal.SIGUSR1, lambda *_: None)
+            before = signal.set_wakeup_fd(writer.fileno())
+            try:
+                os.kill(os.getpid(), signal.SIGUSR1)
+                greenio.sleep(0.01)
+                assert reader.recv(10) == bytes([signal.SIGUSR1])
+            finally:
+                assert signal.set_wakeup_fd(before) == writer.fileno()
+                signal.signal(signal.SIGUSR1, before_handler)
+        stuck.join()
+
+        stuck = greenio.spawn(usleep, 0.1)
+        greenio.sleep(0.03)
+        assert threading.get_native_id() != os.getpid()
+        assert signal.set_wakeup_fd(before) == before
+        assert threading.get_native_id() == os.getpid()
+        stuck.join()
+
+    run(main)
+
+
+def test_signal_handlers_are_set_by_nobody_else_away_from_the_main_os_thread():
+    def refused():
+        with pytest.raises(ValueError, match="main thread"):
+            signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        with pytest.raises(ValueError, match="main thread"):
+            signal.set_wakeup_fd(-1)
+
+    def main():
+        stuck = greenio.spawn(usleep, 0.1)
+        greenio.sleep(0.03)
+        assert threading.get_native_id() != os.getpid()
+        greenio.spawn(refused).result()
+        with greenio.atomic():
+            refused()  # main, which may not be switched out
+        assert threading.get_native_id() != os.getpid()
+        greenio.to_thread(refused)
+        stuck.join()
+
+    run(main)
+
+
 def test_a_signal_handler_wakes_a_run_that_has_moved():
     def main():
         came = greenio.Event()
