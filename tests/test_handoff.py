@@ -3,9 +3,11 @@
 Most are about what happens in which order; nothing here measures milliseconds.
 """
 
+import asyncio
 import contextvars
 import ctypes
 import decimal
+import io
 import os
 import signal
 import socket
@@ -694,6 +696,72 @@ def test_a_signal_while_the_main_os_thread_is_stuck():
         return came
 
     assert run(main) == [os.getpid()]
+
+
+def test_a_buffered_read_that_parks_ends_on_another_os_thread():
+    class Raw(io.RawIOBase):
+        def readable(self):
+            return True
+
+        def readinto(self, buffer):
+            begun_on = threading.get_native_id()
+            gate.wait()
+            moves.append(begun_on != threading.get_native_id())
+            buffer[:2] = b"xy"
+            return 2
+
+    def main():
+        nonlocal gate
+        gate = greenio.Event()
+        file = io.BufferedReader(Raw())
+        reading = greenio.spawn(file.peek)
+        greenio.sleep(0)
+        stuck = greenio.spawn(usleep, 0.1)  # at home, where the read began
+        greenio.sleep(0.03)
+        assert threading.get_native_id() != os.getpid()
+        gate.set()
+        assert reading.result() == b"xy"
+        assert moves == [True]
+        assert file.read(2) == b"xy"  # its lock is free, and whole
+        stuck.join()
+
+    gate = None
+    moves = []
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "call", ["signal.setitimer(signal.ITIMER_REAL, 0)", "signal.getsignal(2)", "signal.siginterrupt(10, False)"]
+)
+def test_what_no_os_thread_owns_leaves_main_where_it_is(call):
+    def main():
+        stuck = greenio.spawn(usleep, 0.1)
+        greenio.sleep(0.03)
+        assert threading.get_native_id() != os.getpid()
+        eval(call)
+        assert threading.get_native_id() != os.getpid()
+        stuck.join()
+
+    run(main)
+
+
+def test_asyncio_runs_in_main_while_it_is_away():
+    async def answer():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, came.append, True)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        while not came:
+            await asyncio.sleep(0.001)
+        return asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR1)
+
+    def main():
+        stuck = greenio.spawn(usleep, 0.1)
+        greenio.sleep(0.03)
+        assert threading.get_native_id() != os.getpid()
+        assert asyncio.run(asyncio.wait_for(answer(), 30))
+        stuck.join()
+
+    came = []
+    run(main)
 
 
 def test_signal_handlers_are_set_by_main_while_it_is_away():
