@@ -190,7 +190,7 @@ class WaitGraph:
         parts = []
         for circle in self.cycles():
             if len(circle) == 1:
-                parts.append("a fiber waits for itself, for ever:")
+                parts.append("a fiber waits for itself:")
             else:
                 parts.append(f"{len(circle)} fibers wait for one another in a circle, for ever:")
             words = []

@@ -41,8 +41,8 @@ from greenio._scheduler import get_ready_to_fork
 cdef extern from *:
     """
     typedef PyObject *(*greenio_handler)(PyObject *self, PyObject *arguments, PyObject *keywords);
-    static greenio_handler greenio_handlers[16];     /* for method_defs.h */
-    static void *greenio_originals[16][7];           /* by handler and convention */
+    static greenio_handler greenio_handlers[17];     /* for method_defs.h */
+    static void *greenio_originals[17][7];           /* by handler and convention */
     static PyInterpreterState *greenio_home;         /* whose methods were changed */
     """
 
@@ -63,6 +63,8 @@ cdef extern from "method_defs.h":
         GREENIO_INTERRUPT
         GREENIO_IMPORT_ACQUIRE
         GREENIO_IMPORT_RELEASE
+        GREENIO_SIGNAL_SET
+        GREENIO_SIGNAL_WAKEUP
     ctypedef object (*greenio_handler)(object self, PyObject *arguments, PyObject *keywords)
     struct greenio_method:
         pass
@@ -137,6 +139,8 @@ cdef greenio_method original_get_nowait
 cdef greenio_method original_put
 cdef greenio_method original_put_nowait
 cdef greenio_method original_interrupt
+cdef greenio_method original_signal
+cdef greenio_method original_wakeup
 cdef greenio_method original_import_acquire
 cdef greenio_method original_import_release
 cdef Py_ssize_t owner_offset = 0           # of an RLock's owner, an unsigned long, in the object
@@ -745,6 +749,27 @@ cdef object interrupt(object self, PyObject *arguments, PyObject *keywords):
         else:
             # It goes on without a look at what interrupts it: as a signal does, at its next instruction.
             PyThreadState_SetAsyncExc(scheduler.main.core.thread_state.thread_id, KeyboardInterrupt)
+
+
+cdef int go_where_signals_are() except -1:
+    # Before a call that the interpreter allows on its main OS thread only: the main fiber of that thread's run goes back there if it runs
+    # elsewhere, and waits for whoever is stuck there. Where it cannot be switched out it stays, and the call raises what it deserves.
+    cdef Scheduler scheduler = scheduler_here()
+    if (scheduler is not None and scheduler.home is not None and scheduler.carrier is not scheduler.home
+            and caller_of(scheduler) is <PyObject *>scheduler.main and scheduler.home.kernel_id == getpid()
+            and not scheduler.hosting and not forking_thread and scheduler.main.atomic_depth == 0):
+        scheduler.go_home()
+    return 0
+
+
+cdef object set_handler(object self, PyObject *arguments, PyObject *keywords):
+    go_where_signals_are()
+    return greenio_method_call(&original_signal, self, arguments, keywords)
+
+
+cdef object set_wakeup_fd(object self, PyObject *arguments, PyObject *keywords):
+    go_where_signals_are()
+    return greenio_method_call(&original_wakeup, self, arguments, keywords)
 
 
 # --- the change ------------------------------------------------------------------------------------------------------
@@ -1364,6 +1389,8 @@ def _set_up():
     greenio_handlers[GREENIO_INTERRUPT] = interrupt
     greenio_handlers[GREENIO_IMPORT_ACQUIRE] = import_acquire
     greenio_handlers[GREENIO_IMPORT_RELEASE] = import_release
+    greenio_handlers[GREENIO_SIGNAL_SET] = set_handler
+    greenio_handlers[GREENIO_SIGNAL_WAKEUP] = set_wakeup_fd
     find_method(lock, "locked", &original_locked)
     find_method(queue, "qsize", &original_size)
     add_row(lock, "acquire", GREENIO_LOCK_ACQUIRE, &original_acquire)
@@ -1384,6 +1411,8 @@ def _set_up():
     add_row(rlock, "_release_save", GREENIO_RLOCK_RELEASE_SAVE, &original_release_save)
     add_row(rlock, "_acquire_restore", GREENIO_RLOCK_ACQUIRE_RESTORE, NULL)
     add_row(_signal, "default_int_handler", GREENIO_INTERRUPT, &original_interrupt)
+    add_row(_signal, "signal", GREENIO_SIGNAL_SET, &original_signal)
+    add_row(_signal, "set_wakeup_fd", GREENIO_SIGNAL_WAKEUP, &original_wakeup)
     add_row(_imp, "acquire_lock", GREENIO_IMPORT_ACQUIRE, &original_import_acquire)
     add_row(_imp, "release_lock", GREENIO_IMPORT_RELEASE, &original_import_release)
     first_queue_row = row_count

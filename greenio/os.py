@@ -326,7 +326,8 @@ def system(command: "_os.PathLike[_Any] | str | bytes") -> int:
     Unlike the C function it does not ignore SIGINT and SIGQUIT meanwhile: other fibers may want them.
 
     Returns:
-        The wait status; 127 << 8 if there is no shell, -1 if no process could be made or something else has reaped it.
+        The wait status; 127 << 8 if there is no shell or the command is too long for it, -1 if no process could be made or something
+        else has reaped it.
     Raises:
         Cancelled: this fiber was cancelled; the shell was killed and reaped, what it has started goes on.
         RuntimeError: no fibers run on this OS thread.
@@ -339,7 +340,7 @@ def system(command: "_os.PathLike[_Any] | str | bytes") -> int:
     try:
         pid = _standard.posix_spawn("/bin/sh", [b"sh", b"-c", text], _standard.environ)
     except OSError as error:
-        return 127 << 8 if error.errno in (_errno.ENOENT, _errno.EACCES, _errno.ENOEXEC) else -1
+        return 127 << 8 if error.errno in (_errno.ENOENT, _errno.EACCES, _errno.ENOEXEC, _errno.E2BIG) else -1
     try:
         return waitpid(pid, 0)[1]
     except ChildProcessError:

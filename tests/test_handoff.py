@@ -3,9 +3,11 @@
 Most are about what happens in which order; nothing here measures milliseconds.
 """
 
+import asyncio
 import contextvars
 import ctypes
 import decimal
+import io
 import os
 import signal
 import socket
@@ -694,6 +696,178 @@ def test_a_signal_while_the_main_os_thread_is_stuck():
         return came
 
     assert run(main) == [os.getpid()]
+
+
+def test_a_connection_made_before_the_run_keeps_its_os_thread():
+    def main():
+        stuck = greenio.spawn(usleep, 0.1)
+        greenio.sleep(0.03)
+        assert threading.get_native_id() != os.getpid()
+        with pytest.raises(sqlite3.ProgrammingError, match="same thread"):
+            connection.execute("select 1")
+        stuck.join()
+
+    def pinned():
+        with greenio.pin():
+            stuck = greenio.spawn(usleep, 0.1)
+            greenio.sleep(0.03)
+            assert connection.execute("select 1").fetchall() == [(1,)]
+            stuck.join()
+
+    connection = sqlite3.connect(":memory:")
+    run(main)
+    run(pinned)
+    connection.close()
+
+
+def test_a_buffered_read_that_parks_ends_on_another_os_thread():
+    class Raw(io.RawIOBase):
+        def readable(self):
+            return True
+
+        def readinto(self, buffer):
+            begun_on = threading.get_native_id()
+            gate.wait()
+            moves.append(begun_on != threading.get_native_id())
+            buffer[:2] = b"xy"
+            return 2
+
+    def main():
+        nonlocal gate
+        gate = greenio.Event()
+        file = io.BufferedReader(Raw())
+        reading = greenio.spawn(file.peek)
+        greenio.sleep(0)
+        stuck = greenio.spawn(usleep, 0.1)  # at home, where the read began
+        greenio.sleep(0.03)
+        assert threading.get_native_id() != os.getpid()
+        gate.set()
+        assert reading.result() == b"xy"
+        assert moves == [True]
+        assert file.read(2) == b"xy"  # its lock is free, and whole
+        stuck.join()
+
+    gate = None
+    moves = []
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "call", ["signal.setitimer(signal.ITIMER_REAL, 0)", "signal.getsignal(2)", "signal.siginterrupt(10, False)"]
+)
+def test_what_no_os_thread_owns_leaves_main_where_it_is(call):
+    def main():
+        stuck = greenio.spawn(usleep, 0.1)
+        greenio.sleep(0.03)
+        assert threading.get_native_id() != os.getpid()
+        eval(call)
+        assert threading.get_native_id() != os.getpid()
+        stuck.join()
+
+    run(main)
+
+
+def test_asyncio_runs_in_main_while_it_is_away():
+    async def answer():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, came.append, True)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        while not came:
+            await asyncio.sleep(0.001)
+        return asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR1)
+
+    def main():
+        stuck = greenio.spawn(usleep, 0.1)
+        greenio.sleep(0.03)
+        assert threading.get_native_id() != os.getpid()
+        assert asyncio.run(asyncio.wait_for(answer(), 30))
+        stuck.join()
+
+    came = []
+    run(main)
+
+
+def test_signal_handlers_are_set_by_main_while_it_is_away():
+    def main():
+        came = []
+        beside = 0
+        over = False
+
+        def tick():
+            nonlocal beside
+            while not over:
+                beside += 1
+                greenio.sleep(0.001)
+
+        stuck = greenio.spawn(usleep, 0.2)
+        ticker = greenio.spawn(tick)
+        greenio.sleep(0.03)
+        assert threading.get_native_id() != os.getpid()
+        start = beside
+        before = signal.signal(signal.SIGUSR1, lambda *_: came.append(threading.get_native_id()))
+        try:
+            assert threading.get_native_id() == os.getpid()
+            assert beside > start  # main waited for its OS thread, and the others did not wait with it
+            os.kill(os.getpid(), signal.SIGUSR1)
+            greenio.sleep(0.01)
+            assert came == [os.getpid()]
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        over = True
+        ticker.join()
+        stuck.join()
+
+    run(main)
+
+
+def test_the_wakeup_descriptor_is_set_by_main_while_it_is_away():
+    def main():
+        stuck = greenio.spawn(usleep, 0.1)
+        greenio.sleep(0.03)
+        assert threading.get_native_id() != os.getpid()
+        reader, writer = socket.socketpair()
+        with reader, writer:
+            reader.setblocking(False)
+            writer.setblocking(False)
+            before_handler = signal.signal(signal.SIGUSR1, lambda *_: None)
+            before = signal.set_wakeup_fd(writer.fileno())
+            try:
+                os.kill(os.getpid(), signal.SIGUSR1)
+                greenio.sleep(0.01)
+                assert reader.recv(10) == bytes([signal.SIGUSR1])
+            finally:
+                assert signal.set_wakeup_fd(before) == writer.fileno()
+                signal.signal(signal.SIGUSR1, before_handler)
+        stuck.join()
+
+        stuck = greenio.spawn(usleep, 0.1)
+        greenio.sleep(0.03)
+        assert threading.get_native_id() != os.getpid()
+        assert signal.set_wakeup_fd(before) == before
+        assert threading.get_native_id() == os.getpid()
+        stuck.join()
+
+    run(main)
+
+
+def test_signal_handlers_are_set_by_nobody_else_away_from_the_main_os_thread():
+    def refused():
+        with pytest.raises(ValueError, match="main thread"):
+            signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        with pytest.raises(ValueError, match="main thread"):
+            signal.set_wakeup_fd(-1)
+
+    def main():
+        stuck = greenio.spawn(usleep, 0.1)
+        greenio.sleep(0.03)
+        assert threading.get_native_id() != os.getpid()
+        greenio.spawn(refused).result()
+        with greenio.atomic():
+            refused()  # main, which may not be switched out
+        assert threading.get_native_id() != os.getpid()
+        greenio.to_thread(refused)
+        stuck.join()
+
+    run(main)
 
 
 def test_a_signal_handler_wakes_a_run_that_has_moved():
