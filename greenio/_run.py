@@ -80,7 +80,8 @@ def run(
             others go on on another OS thread, until the stuck fiber waits or otherwise uses greenio: then it is one of them again.
             Meanwhile it runs beside them, so that what it shares with them may change between two waits; greenio.atomic() and
             greenio.pin() are for code that minds. It is logged as by "warn". While the run lasts, the locks of the threading
-            module know fibers, and sqlite3.connect() checks OS threads only if it is asked to.
+            module know fibers, and sqlite3.connect() checks OS threads only if it is asked to; connections that exist already are for
+            any OS thread from then on.
         stall_after: seconds without a switch, while a fiber could run, that make a stall; None: 0.1, and 0.01 for "handoff".
         stall_threads: how many fibers may be stuck at once, with "handoff"; beyond that the run waits.
         slice: seconds, >= 0.001, that a fiber may compute until it is switched out between two bytecodes, for the others to run; None:

@@ -1,9 +1,12 @@
 """What in the standard library belongs to an OS thread, and must belong to a fiber where fibers change theirs: while runs hand off.
 
 RLocks (and with them Condition and logging's locks), the locks of modules that are being imported, and sqlite3's connections, which
-are made for any OS thread then unless their maker says otherwise.
+are made for any OS thread then unless their maker says otherwise; those that exist already become so, for good.
 """
 
+import ctypes
+import gc
+from collections.abc import Callable
 from typing import Any
 
 from greenio import _standard_threads
@@ -51,8 +54,55 @@ def _change_sqlite() -> None:
 
     connect.__doc__ = original.__doc__
     connect.made_here = True  # type: ignore[attr-defined]
+    _open_connections(original, sqlite3.Connection, sqlite3.ProgrammingError)
     modules: list[Any] = [sqlite3, sqlite3.dbapi2]
     for module in modules:
         if module.connect is original:
             _connects.append((module, original))
             module.connect = connect
+
+
+def _open_connections(connect: Callable[..., Any], kind: type, error: type[Exception]) -> None:
+    """Connections that exist are for any OS thread from now on, whatever they were made with."""
+    found = [each for each in gc.get_objects() if issubclass(type(each), kind)]
+    if found:
+        place = _find_check(connect, kind, error)
+        if place is not None:
+            for each in found:
+                _integers(each, kind)[place] = 0
+
+
+def _find_check(connect: Callable[..., Any], kind: type, error: type[Exception]) -> int | None:
+    """Where, among its integers, a connection notes that it checks its OS thread; None: this CPython is not known."""
+    checked, free = connect(":memory:"), connect(":memory:", check_same_thread=False)
+    here = ctypes.pythonapi.PyThread_get_thread_ident
+    here.restype = ctypes.c_ulong
+    owners = (ctypes.c_ulong * (kind.__basicsize__ // ctypes.sizeof(ctypes.c_ulong))).from_address(id(checked))
+    flags, free_flags = _integers(checked, kind), _integers(free, kind)
+    owner = [index for index, value in enumerate(owners) if value == here()]
+    places = [index for index in range(len(flags)) if (flags[index], free_flags[index]) == (1, 0)]
+    found = None
+    if len(owner) == 1:
+        owners[owner[0]] += 1  # as if it had been made on another OS thread
+        for place in places:
+            before = _is_refused(checked, error)
+            flags[place] = 0
+            if before and not _is_refused(checked, error):
+                found = place
+            flags[place] = 1
+        owners[owner[0]] -= 1
+    checked.close()
+    free.close()
+    return found
+
+
+def _integers(connection: Any, kind: type) -> Any:
+    return (ctypes.c_int * (kind.__basicsize__ // ctypes.sizeof(ctypes.c_int))).from_address(id(connection))
+
+
+def _is_refused(connection: Any, error: type[Exception]) -> bool:
+    try:
+        connection.execute("select 1").close()
+    except error:
+        return True
+    return False

@@ -698,26 +698,24 @@ def test_a_signal_while_the_main_os_thread_is_stuck():
     assert run(main) == [os.getpid()]
 
 
-def test_a_connection_made_before_the_run_keeps_its_os_thread():
+def test_a_connection_made_before_the_run_goes_along():
+    class Mine(sqlite3.Connection):
+        pass
+
     def main():
         stuck = greenio.spawn(usleep, 0.1)
         greenio.sleep(0.03)
         assert threading.get_native_id() != os.getpid()
-        with pytest.raises(sqlite3.ProgrammingError, match="same thread"):
-            connection.execute("select 1")
+        for connection in connections:
+            assert connection.execute("select 1").fetchall() == [(1,)]
+            connection.create_function("f", 0, lambda: 2)
+            assert connection.execute("select f()").fetchall() == [(2,)]
         stuck.join()
 
-    def pinned():
-        with greenio.pin():
-            stuck = greenio.spawn(usleep, 0.1)
-            greenio.sleep(0.03)
-            assert connection.execute("select 1").fetchall() == [(1,)]
-            stuck.join()
-
-    connection = sqlite3.connect(":memory:")
+    connections = [sqlite3.connect(":memory:"), sqlite3.connect(":memory:", factory=Mine)]
     run(main)
-    run(pinned)
-    connection.close()
+    for connection in connections:
+        connection.close()
 
 
 def test_a_buffered_read_that_parks_ends_on_another_os_thread():
