@@ -757,7 +757,7 @@ cdef int go_where_signals_are() except -1:
     cdef Scheduler scheduler = scheduler_here()
     if (scheduler is not None and scheduler.home is not None and scheduler.carrier is not scheduler.home
             and caller_of(scheduler) is <PyObject *>scheduler.main and scheduler.home.kernel_id == getpid()
-            and not scheduler.hosting and not forking_thread and scheduler.main.atomic_depth == 0):
+            and not scheduler.hosting and not forking_thread and scheduler.main.atomic_depth == 0 and scheduler.main.pinned == 0):
         scheduler.go_home()
     return 0
 

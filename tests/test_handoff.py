@@ -4,6 +4,7 @@ Most are about what happens in which order; nothing here measures milliseconds.
 """
 
 import asyncio
+import contextlib
 import contextvars
 import ctypes
 import decimal
@@ -15,7 +16,6 @@ import sqlite3
 import sys
 import threading
 import time
-from contextlib import contextmanager
 
 import pytest
 from child import check_script, run_child
@@ -82,7 +82,7 @@ def ticks_beside(block, *, needed=20):
     return run(main)
 
 
-@contextmanager
+@contextlib.contextmanager
 def thread_count_stays():
     before = len(os.listdir("/proc/self/task"))
     yield
@@ -674,6 +674,52 @@ def test_a_schedule_is_refused():
         run(print, schedule=RandomSchedule(1))
     with pytest.raises(ValueError, match="stall_threads"):
         run(print, stall_threads=0)
+
+
+def test_errors_of_openssl_stay_where_they_belong():
+    # OpenSSL keeps a queue of errors for each OS thread; what one fiber's failure left there would be the next one's.
+    trustme = pytest.importorskip("trustme", reason="certificates for tests: pip install trustme")
+    authority, stranger = trustme.CA(), trustme.CA()
+    serving = greenio.ssl.SSLContext(greenio.ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("server.example").configure_cert(serving)
+
+    def trusting(authority):
+        context = greenio.ssl.create_default_context()
+        authority.configure_trust(context)
+        return context
+
+    trusted, distrusted = trusting(authority), trusting(stranger)
+
+    def serve(sock):
+        with contextlib.suppress(OSError), serving.wrap_socket(sock, server_side=True) as connection:
+            connection.sendall(connection.recv(100))
+
+    def talk(good, threads):
+        here, there = greenio.socket.socketpair()
+        server = greenio.spawn(serve, there)
+        threads.add(threading.get_native_id())
+        try:
+            with (trusted if good else distrusted).wrap_socket(here, server_hostname="server.example") as connection:
+                connection.sendall(b"hello")
+                found = connection.recv(100)
+        except greenio.ssl.SSLCertVerificationError:
+            found = b"refused"
+        finally:
+            here.close()
+        assert found == (b"hello" if good else b"refused")
+        threads.add(threading.get_native_id())
+        server.result()
+
+    def main():
+        threads = set()
+        for turn in range(20):
+            stuck = greenio.spawn(usleep, 0.02)
+            talks = [greenio.spawn(talk, (turn + index) % 2, threads) for index in range(4)]
+            for each in [stuck, *talks]:
+                each.result()
+        return threads
+
+    assert len(run(main)) > 1
 
 
 # --- signals, fork, exit ---------------------------------------------------------------------------------------------
