@@ -2020,7 +2020,7 @@ cdef class Scheduler:
             self.poller.wake()
 
     cdef void retire(self, Carrier carrier) noexcept:
-        # It has had nothing to do for a while: unless fibers depend on it, its OS thread may end.
+        # It has had nothing to do for a while, or the process forks: unless fibers depend on it, its OS thread may end.
         cdef Fiber fiber
         for fiber in self.fibers():
             if fiber.carrier_number == carrier.number and (fiber.pinned or is_in_callback(&fiber.core)):
@@ -2511,7 +2511,7 @@ def _end_process(Fiber fiber not None):
 def get_ready_to_fork():
     """First of all hooks before a fork: from here to the fork's end the current fiber stays on the OS thread that it is on now.
 
-    That is the run's own, if it is to be had. OS threads that wait for fibers to run end.
+    That is the run's own, if it is to be had. OS threads that wait for fibers to run end, but for those that fibers depend on.
     """
     cdef Scheduler scheduler = current_scheduler_or_none()
     cdef Carrier carrier
@@ -2523,7 +2523,7 @@ def get_ready_to_fork():
     (<Fiber>scheduler.current).atomic_depth += 1
     for carrier in scheduler.carriers[1:]:
         if carrier.state == IDLE:
-            carrier.let_go()
+            scheduler.retire(carrier)
 
 
 def _before_fork_hook():

@@ -760,6 +760,61 @@ def test_fork_beside_a_stuck_fiber(body):
     assert sorted(child.stdout.split("\n")) == ["", "child", "parent True"]
 
 
+def test_a_fork_leaves_fibers_that_depend_on_their_os_thread_there():
+    run_child(
+        """
+        import ctypes, logging, os, threading
+        import greenio
+
+        logging.disable(logging.CRITICAL)
+        libc = ctypes.CDLL(None)
+        prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)
+        begin, go_on = greenio.Event(), greenio.Event()
+        seen = []
+
+        def waits():
+            before = threading.get_native_id()
+            waiting.append(before)
+            go_on.wait()
+            seen.append(threading.get_native_id() == before)
+
+        def pinned():
+            begin.wait()
+            with greenio.pin():
+                waits()
+
+        def below_a_callback():
+            begin.wait()
+            prototype(lambda _: waits() or 0)(0)
+
+        waiting = []
+
+        def main():
+            fibers = [greenio.spawn(pinned), greenio.spawn(below_a_callback)]
+            other = greenio.spawn(libc.usleep, 50_000)
+            while threading.get_native_id() == os.getpid():
+                greenio.sleep(0.001)
+            begin.set()
+            while len(waiting) < 2:
+                greenio.yield_now()
+            assert os.getpid() not in waiting, waiting
+            other.join()
+            greenio.sleep(0.01)
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+            go_on.set()
+            for fiber in fibers:
+                fiber.result()
+            assert seen == [True, True], seen
+
+        greenio.run(main, stall="handoff", stall_after=0.005)
+        """,
+        flags=("-W", "ignore::DeprecationWarning"),
+    )
+
+
 def test_the_interpreter_exits_after_a_script_that_was_moved():
     child = run_child(
         """
