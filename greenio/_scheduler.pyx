@@ -1119,6 +1119,12 @@ cdef class Scheduler:
         """The current fiber goes on on the OS thread that run() was called on, as soon as no other one is stuck there."""
         self.go_home()
 
+    def _stuck_at_home(self):
+        """The fiber that is stuck on the OS thread that run() was called on, or None."""
+        if self.away:
+            self.come_back()
+        return <Fiber>self.home.fiber if self.home is not None and self.home.state == STUCK else None
+
     def _unwind(self, bint at_exit=False):
         """Cancel every fiber but main and wait until they have ended; main only. Exceptions thrown at main come afterwards.
 
@@ -1159,7 +1165,8 @@ cdef class Scheduler:
                 self.waits_for_all = False
         finally:
             self.main.shield -= 1
-        self.go_home()
+        if not (at_exit and self.home is not None and self.home.state == STUCK):
+            self.go_home()
         self.ended = True
         fatal, self.fatal = self.fatal, None
         thrown, self.main.thrown = self.main.thrown, None

@@ -840,6 +840,42 @@ def test_the_interpreter_exits_after_a_script_that_was_moved():
     assert "exit True" in child.stdout
 
 
+@pytest.mark.parametrize(
+    ("stuck", "ending", "status"),
+    [
+        ("libc.pause()", "", 0),  # in C
+        ("exec('while True: pass')", "sys.exit(7)", 7),  # it wants the GIL beside the interpreter's end
+    ],
+)
+def test_a_daemon_that_is_stuck_for_good_does_not_keep_a_program_from_ending(tmp_path, stuck, ending, status):
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"""
+import atexit, ctypes, sys, threading, time
+import greenio._run
+greenio._run.EXIT_PATIENCE = 0.2
+libc = ctypes.CDLL(None)
+atexit.register(print, "atexit")
+threading.Thread(target=lambda: {stuck}, daemon=True, name="stuck").start()
+threading.Thread(target=lambda: (time.sleep(0.5), print("joined"))).start()
+time.sleep(0.1)
+print("main ends")
+{ending}
+"""
+    )
+    child = run_child(
+        f"""
+        import subprocess, sys
+        done = subprocess.run(
+            [sys.executable, "-m", "greenio", "--stall=handoff", "--stall-after=0.005", {str(script)!r}],
+            capture_output=True, text=True, timeout=60)
+        print(done.returncode, done.stdout.split("\\n"))
+        assert "stuck" in done.stderr.split("have not ended")[1] and "Error" not in done.stderr, done.stderr
+        """
+    )
+    assert child.stdout == f"{status} ['main ends', 'joined', 'atexit', '']\n"
+
+
 def test_it_works_from_the_command_line(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
