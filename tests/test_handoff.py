@@ -6,6 +6,7 @@ Most are about what happens in which order; nothing here measures milliseconds.
 import contextvars
 import ctypes
 import decimal
+import gc
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import sqlite3
 import sys
 import threading
 import time
+import weakref
 from contextlib import contextmanager
 
 import pytest
@@ -488,6 +490,20 @@ def test_a_long_atomic_block_is_told(caplog):
 
     run(main)
     assert any("could run" in record.getMessage() for record in caplog.records)
+
+
+def test_nothing_keeps_a_fiber_that_was_stuck_without_a_python_frame():
+    def main():
+        fiber = greenio.spawn(libc.usleep, 30_000)
+        greenio.sleep(0.01)
+        fiber.join()
+        return weakref.ref(fiber), current_scheduler().handoffs
+
+    for _ in range(3):
+        fiber, handoffs = run(main)
+        assert handoffs > 0
+        gc.collect()
+        assert fiber() is None
 
 
 def test_a_record_says_that_others_run_beside(caplog):
