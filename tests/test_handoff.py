@@ -946,3 +946,7 @@ def test_trace_functions_follow():
 
 def test_many_hand_offs_under_many_fibers():
     check_script("handoff.py", "2000", "200")
+
+
+def test_hand_off_and_slices_with_all_that_a_program_does():
+    check_script("stirred.py", "6")
