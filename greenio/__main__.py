@@ -311,6 +311,7 @@ def run_program(run: Callable[[], object], names: dict[str, Any], named: bool) -
         run()
     except BaseException as error:
         raised = without_our_frames(error)
+    note_status(raised)
     if FILE_GOES_FIRST:
         forget_file()
     goes_on = bool(sys.flags.inspect or (not sys.flags.ignore_environment and os.environ.get("PYTHONINSPECT")))
@@ -327,6 +328,16 @@ def run_program(run: Callable[[], object], names: dict[str, Any], named: bool) -
     elif raised is not None and not goes_on:
         raised = None
         raise SystemExit(1)
+
+
+def note_status(raised: BaseException | None) -> None:
+    """For an exit that has to do without the interpreter's end."""
+    from greenio import _run
+
+    if isinstance(raised, SystemExit):
+        _run.exit_status = raised.code & 0xFF if isinstance(raised.code, int) else int(raised.code is not None)
+    else:
+        _run.exit_status = 0 if raised is None else 130 if isinstance(raised, KeyboardInterrupt) else 1
 
 
 def without_our_frames(error: BaseException) -> BaseException:

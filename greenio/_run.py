@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from _thread import get_ident
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple, TypeVar, TypeVarTuple
@@ -15,6 +16,7 @@ from greenio import _dump_signal, _select, _slices, _thread_owners, _watch
 from greenio._scheduler import Clock, Schedule, Scheduler, running_scheduler, tell_stalls_to
 from greenio._scopes import move_on_after, shield
 from greenio._switch import SWAP_LETS_GIL_GO
+from greenio._time import sleep
 from greenio.pollers import Poller
 
 _Result = TypeVar("_Result")
@@ -31,6 +33,10 @@ STALL_AFTER: dict[str, float] = {"off": 0.0, "warn": 0.1, "handoff": 0.01}
 STALL_THREADS = 64
 
 _LOG_PATIENCE = 1.0  # seconds
+EXIT_PATIENCE = 5.0  # seconds
+EXIT_STATUS_UNKNOWN = 120  # as for whatever else goes wrong at the interpreter's exit
+
+exit_status: int | None = None  # of the program, if `python -m greenio` runs it and it has ended
 
 _interval_lock = threading.Lock()
 _intervals: dict[int, float] = {}  # by OS thread: what its run asked for
@@ -163,6 +169,7 @@ class _Entered(NamedTuple):
 
 
 _entered: dict[Scheduler, _Entered] = {}
+_end_with_the_process: list[_Entered] = []
 
 
 def _entered_here() -> _Entered | None:
@@ -173,8 +180,34 @@ def _entered_here() -> _Entered | None:
 def _go_home_at_exit() -> None:
     # The interpreter ends on the OS thread that it began on. Before atexit's functions, which may ask.
     entered = _entered_here()
-    if entered is not None and entered.scheduler.current_fiber is entered.scheduler.main:
-        entered.scheduler._go_home()
+    if entered is None or entered.scheduler.current_fiber is not entered.scheduler.main:
+        return
+    scheduler = entered.scheduler
+    until = time.monotonic() + EXIT_PATIENCE
+    while scheduler.clock is None and (stuck := scheduler._stuck_at_home()) is not None:
+        thread = vars(threading)["_active"].get(stuck.ident)
+        if time.monotonic() >= until and (thread is None or thread.daemon):
+            atexit.register(_end_away_from_home)
+            return
+        sleep(0.01)
+    scheduler._go_home()
+
+
+def _end_away_from_home() -> None:
+    # First of atexit's functions: what is stuck at home would keep the interpreter from its end for ever, or, on main's own OS
+    # thread and beside its end, break it. All that runs Python code is done; the kernel ends the rest.
+    atexit.unregister(_end_away_from_home)
+    atexit._run_exitfuncs()
+    status = exit_status
+    if status is None:
+        status = 1 if hasattr(sys, "last_value") else EXIT_STATUS_UNKNOWN
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except BaseException:
+            status = 120  # as the interpreter says it
+    os._exit(status)
 
 
 def _leave(entered: _Entered, at_exit: bool) -> None:
@@ -186,7 +219,10 @@ def _leave(entered: _Entered, at_exit: bool) -> None:
         finally:
             _log_abandoned(entered.scheduler)
     finally:
-        entered.manager.__exit__(None, None, None)
+        if entered.scheduler._stuck_at_home() is None:
+            entered.manager.__exit__(None, None, None)
+        else:
+            _end_with_the_process.append(entered)
 
 
 def _log_abandoned(scheduler: Scheduler) -> None:

@@ -1119,6 +1119,12 @@ cdef class Scheduler:
         """The current fiber goes on on the OS thread that run() was called on, as soon as no other one is stuck there."""
         self.go_home()
 
+    def _stuck_at_home(self):
+        """The fiber that is stuck on the OS thread that run() was called on, or None."""
+        if self.away:
+            self.come_back()
+        return <Fiber>self.home.fiber if self.home is not None and self.home.state == STUCK else None
+
     def _unwind(self, bint at_exit=False):
         """Cancel every fiber but main and wait until they have ended; main only. Exceptions thrown at main come afterwards.
 
@@ -1159,7 +1165,8 @@ cdef class Scheduler:
                 self.waits_for_all = False
         finally:
             self.main.shield -= 1
-        self.go_home()
+        if not (at_exit and self.home is not None and self.home.state == STUCK):
+            self.go_home()
         self.ended = True
         fatal, self.fatal = self.fatal, None
         thrown, self.main.thrown = self.main.thrown, None
@@ -2020,7 +2027,7 @@ cdef class Scheduler:
             self.poller.wake()
 
     cdef void retire(self, Carrier carrier) noexcept:
-        # It has had nothing to do for a while: unless fibers depend on it, its OS thread may end.
+        # It has had nothing to do for a while, or the process forks: unless fibers depend on it, its OS thread may end.
         cdef Fiber fiber
         for fiber in self.fibers():
             if fiber.carrier_number == carrier.number and (fiber.pinned or is_in_callback(&fiber.core)):
@@ -2511,7 +2518,7 @@ def _end_process(Fiber fiber not None):
 def get_ready_to_fork():
     """First of all hooks before a fork: from here to the fork's end the current fiber stays on the OS thread that it is on now.
 
-    That is the run's own, if it is to be had. OS threads that wait for fibers to run end.
+    That is the run's own, if it is to be had. OS threads that wait for fibers to run end, but for those that fibers depend on.
     """
     cdef Scheduler scheduler = current_scheduler_or_none()
     cdef Carrier carrier
@@ -2523,7 +2530,7 @@ def get_ready_to_fork():
     (<Fiber>scheduler.current).atomic_depth += 1
     for carrier in scheduler.carriers[1:]:
         if carrier.state == IDLE:
-            carrier.let_go()
+            scheduler.retire(carrier)
 
 
 def _before_fork_hook():

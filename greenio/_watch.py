@@ -45,7 +45,7 @@ def tell(
     _longest = max(_longest, seconds)
     stack = fiber.stack
     last = stack[-1] if stack else None
-    place = (last.filename, last.lineno) if last is not None else fiber
+    place = (last.filename, last.lineno) if last is not None else fiber.name
     present, told = _present.get(scheduler, (0, False))
     _handoffs += beside
     if present != which:

@@ -8,6 +8,7 @@ import contextlib
 import contextvars
 import ctypes
 import decimal
+import gc
 import io
 import os
 import signal
@@ -16,6 +17,7 @@ import sqlite3
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 from child import check_script, run_child
@@ -56,6 +58,12 @@ def stuck_until(ready):
     while not ready():
         assert time.monotonic() < until, "the others do not run"
         libc.usleep(1000)
+
+
+def go_home():
+    """Return on the main OS thread. A fiber that was joined may be stuck there for a moment at its end."""
+    while threading.get_native_id() != os.getpid():
+        greenio.sleep(0.001)
 
 
 def ticks_beside(block, *, needed=20):
@@ -486,6 +494,20 @@ def test_a_long_atomic_block_is_told(caplog):
     assert any("could run" in record.getMessage() for record in caplog.records)
 
 
+def test_nothing_keeps_a_fiber_that_was_stuck_without_a_python_frame():
+    def main():
+        fiber = greenio.spawn(libc.usleep, 30_000)
+        greenio.sleep(0.01)
+        fiber.join()
+        return weakref.ref(fiber), current_scheduler().handoffs
+
+    for _ in range(3):
+        fiber, handoffs = run(main)
+        assert handoffs > 0
+        gc.collect()
+        assert fiber() is None
+
+
 def test_a_record_says_that_others_run_beside(caplog):
     caplog.set_level("WARNING", logger="greenio")
     _watch._places.clear()
@@ -736,9 +758,8 @@ def test_a_signal_while_the_main_os_thread_is_stuck():
             os.kill(os.getpid(), signal.SIGUSR1)
             fiber.result()
         finally:
-            with greenio.pin():
-                greenio.sleep(0)
-                signal.signal(signal.SIGUSR1, before)
+            go_home()
+            signal.signal(signal.SIGUSR1, before)
         return came
 
     assert run(main) == [os.getpid()]
@@ -923,9 +944,8 @@ def test_a_signal_handler_wakes_a_run_that_has_moved():
         os.kill(os.getpid(), signal.SIGUSR1)
         came.wait()
         stuck.join()
-        with greenio.pin():
-            greenio.sleep(0)
-            signal.signal(signal.SIGUSR1, before)
+        go_home()
+        signal.signal(signal.SIGUSR1, before)
 
     run(main)
 
@@ -978,6 +998,61 @@ def test_fork_beside_a_stuck_fiber(body):
     assert sorted(child.stdout.split("\n")) == ["", "child", "parent True"]
 
 
+def test_a_fork_leaves_fibers_that_depend_on_their_os_thread_there():
+    run_child(
+        """
+        import ctypes, logging, os, threading
+        import greenio
+
+        logging.disable(logging.CRITICAL)
+        libc = ctypes.CDLL(None)
+        prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)
+        begin, go_on = greenio.Event(), greenio.Event()
+        seen = []
+
+        def waits():
+            before = threading.get_native_id()
+            waiting.append(before)
+            go_on.wait()
+            seen.append(threading.get_native_id() == before)
+
+        def pinned():
+            begin.wait()
+            with greenio.pin():
+                waits()
+
+        def below_a_callback():
+            begin.wait()
+            prototype(lambda _: waits() or 0)(0)
+
+        waiting = []
+
+        def main():
+            fibers = [greenio.spawn(pinned), greenio.spawn(below_a_callback)]
+            other = greenio.spawn(libc.usleep, 50_000)
+            while threading.get_native_id() == os.getpid():
+                greenio.sleep(0.001)
+            begin.set()
+            while len(waiting) < 2:
+                greenio.yield_now()
+            assert os.getpid() not in waiting, waiting
+            other.join()
+            greenio.sleep(0.01)
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+            go_on.set()
+            for fiber in fibers:
+                fiber.result()
+            assert seen == [True, True], seen
+
+        greenio.run(main, stall="handoff", stall_after=0.005)
+        """,
+        flags=("-W", "ignore::DeprecationWarning"),
+    )
+
+
 def test_the_interpreter_exits_after_a_script_that_was_moved():
     child = run_child(
         """
@@ -1001,6 +1076,42 @@ def test_the_interpreter_exits_after_a_script_that_was_moved():
     )
     assert child.stdout.split("\n")[:2] == ["moved", "stuck ends"]
     assert "exit True" in child.stdout
+
+
+@pytest.mark.parametrize(
+    ("stuck", "ending", "status"),
+    [
+        ("libc.pause()", "", 0),  # in C
+        ("exec('while True: pass')", "sys.exit(7)", 7),  # it wants the GIL beside the interpreter's end
+    ],
+)
+def test_a_daemon_that_is_stuck_for_good_does_not_keep_a_program_from_ending(tmp_path, stuck, ending, status):
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"""
+import atexit, ctypes, sys, threading, time
+import greenio._run
+greenio._run.EXIT_PATIENCE = 0.2
+libc = ctypes.CDLL(None)
+atexit.register(print, "atexit")
+threading.Thread(target=lambda: {stuck}, daemon=True, name="stuck").start()
+threading.Thread(target=lambda: (time.sleep(0.5), print("joined"))).start()
+time.sleep(0.1)
+print("main ends")
+{ending}
+"""
+    )
+    child = run_child(
+        f"""
+        import subprocess, sys
+        done = subprocess.run(
+            [sys.executable, "-m", "greenio", "--stall=handoff", "--stall-after=0.005", {str(script)!r}],
+            capture_output=True, text=True, timeout=60)
+        print(done.returncode, done.stdout.split("\\n"))
+        assert "stuck" in done.stderr.split("have not ended")[1] and "Error" not in done.stderr, done.stderr
+        """
+    )
+    assert child.stdout == f"{status} ['main ends', 'joined', 'atexit', '']\n"
 
 
 def test_it_works_from_the_command_line(tmp_path):
@@ -1053,3 +1164,7 @@ def test_trace_functions_follow():
 
 def test_many_hand_offs_under_many_fibers():
     check_script("handoff.py", "2000", "200")
+
+
+def test_hand_off_and_slices_with_all_that_a_program_does():
+    check_script("stirred.py", "6")
