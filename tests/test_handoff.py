@@ -716,32 +716,39 @@ def test_errors_of_openssl_stay_where_they_belong():
         with contextlib.suppress(OSError), serving.wrap_socket(sock, server_side=True) as connection:
             connection.sendall(connection.recv(100))
 
-    def talk(good, threads):
+    def talk(good, gate, finished):
         here, there = greenio.socket.socketpair()
         server = greenio.spawn(serve, there)
-        threads.add(threading.get_native_id())
         try:
             with (trusted if good else distrusted).wrap_socket(here, server_hostname="server.example") as connection:
+                begun_on = threading.get_native_id()
+                gate.wait()
                 connection.sendall(b"hello")
-                found = connection.recv(100)
+                assert connection.recv(100) == b"hello"
+                moves.append(begun_on != threading.get_native_id())
         except greenio.ssl.SSLCertVerificationError:
-            found = b"refused"
+            assert not good
+        else:
+            assert good
         finally:
             here.close()
-        assert found == (b"hello" if good else b"refused")
-        threads.add(threading.get_native_id())
         server.result()
+        finished.append(good)
 
     def main():
-        threads = set()
         for turn in range(20):
-            stuck = greenio.spawn(usleep, 0.02)
-            talks = [greenio.spawn(talk, (turn + index) % 2, threads) for index in range(4)]
-            for each in [stuck, *talks]:
+            gate, finished = greenio.Event(), []
+            talks = [greenio.spawn(talk, (turn + index) % 2, gate, finished) for index in range(4)]
+            greenio.sleep(0.001 * (turn % 4))
+            talks.append(greenio.spawn(stuck_until, lambda finished=finished: len(finished) == 4))
+            greenio.sleep(0)
+            gate.set()
+            for each in talks:
                 each.result()
-        return threads
 
-    assert len(run(main)) > 1
+    moves = []
+    run(main)
+    assert any(moves)
 
 
 # --- signals, fork, exit ---------------------------------------------------------------------------------------------
