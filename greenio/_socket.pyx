@@ -10,10 +10,12 @@
 import _socket as standard
 import os
 import warnings
+from types import MethodDescriptorType
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.ref cimport PyObject
 from libc.errno cimport (
     EAGAIN, EBADF, ECONNABORTED, ECONNRESET, EINPROGRESS, EINTR, ENOBUFS, ENOTCONN, errno)
 from libc.stdint cimport int64_t, uint16_t, uint32_t
@@ -21,6 +23,13 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t
 from greenio._scheduler cimport (
     NEVER, close_watch, current_scheduler_or_none, current_scheduler_or_raise, deadline_of, leave_io)
 from greenio.pollers.poller cimport FAILED, HANG_UP, PEER_CLOSED, URGENT
+
+cdef extern from "Python.h":
+    ctypedef struct PyMethodDef:
+        pass
+    ctypedef struct PyMethodDescrObject:
+        PyMethodDef *d_method
+    object PyDescr_NewMethod(type owner, PyMethodDef *method)
 
 cdef extern from "<sys/socket.h>" nogil:
     enum:
@@ -127,9 +136,15 @@ cdef type socket_class = None
 
 
 def set_socket_class(type cls not None):
-    """What accept() and dup() make from now on: a subclass of SocketCore."""
+    """What accept() and dup() make from now on: a subclass of SocketCore. What it inherits from that becomes its own.
+
+    The interpreter calls a method of C without any detour only where it belongs to the very class of the object.
+    """
     global socket_class
     socket_class = cls
+    for name, method in vars(SocketCore).items():
+        if type(method) is MethodDescriptorType and getattr(cls, name) is method and not name.startswith("__"):
+            setattr(cls, name, PyDescr_NewMethod(cls, (<PyMethodDescrObject *><PyObject *>method).d_method))
 
 
 cdef object socket_error(int number):

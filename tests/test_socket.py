@@ -2238,3 +2238,10 @@ def test_servers_share_a_port_as_the_standard_ones_and_refuse_what_does_not_fit(
 def test_connect_ex_gives_the_number_of_what_went_wrong() -> None:
     with refusing() as address, socket.socket() as mine, standard.socket() as theirs:
         assert mine.connect_ex(address) == theirs.connect_ex(address) == errno.ECONNREFUSED
+
+
+def test_methods_belong_to_the_class_itself() -> None:
+    # Only then does the interpreter call them directly.
+    for name in ("recv", "recv_into", "send", "sendall", "getsockopt", "fileno"):
+        assert vars(socket.socket)[name].__objclass__ is socket.socket
+    assert socket.socket.recv.__qualname__ == "socket.recv"
