@@ -60,6 +60,15 @@ def test_fifty_wait_inside_a_c_library_with_nothing_patched(name: str, kind: str
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stall", ["handoff", "warn"])
+def test_a_heartbeat_is_kept_beside_a_fiber_that_computes(stall: str, server: Start) -> None:
+    skip_without("pika")
+    child = run_child(CLIENTS_FOLDER / "heartbeat.py", stall, "8", json.dumps(server("rabbitmq")), flags=())
+    found = json.loads(child.stdout)
+    assert found["kept"] == (stall == "handoff"), found
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("client", "check"),
     [pytest.param(client, check, id=f"{client.name}-{check}") for client in CLIENTS for check in client.checks],
