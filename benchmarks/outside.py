@@ -1,6 +1,9 @@
 """`python -m benchmarks.outside GROUP`: unchanged programs and libraries under the patch, beside the same on OS threads.
 
-    drivers   100 operations of 0.2 s each, from 100 threads, with each client library against its real server; bar: < 1 s
+    drivers   100 operations of 0.2 s each, from 100 threads, with each client library against its real server; bar: < 1 s. Those that
+              wait inside a C library (mysqlclient, gRPC) in a run with stall="handoff" and its default bounds
+    stuck     50 fibers with one call each that waits 0.3 s inside a C library, stall="handoff", nothing patched; bar: < 1 s, OS
+              threads <= 64
     parking   the longest pause of a ticker of 1 ms beside each kind of blocking call (tests/parks.py); bar: < 30 ms
     start     what patch_all() takes in a fresh process that has imported what it imports; bar: 15 ms
     web       http.server and Flask's threaded server: requests/s with 200 clients that are kept alive (bar: 1.0 times OS threads), and
@@ -74,7 +77,8 @@ def drivers(rounds: int, console: Console, names: list[str]) -> None:
             samples: dict[str, list[Any]] = {mode: [] for mode in MODES}
             for _ in range(rounds):
                 for mode in MODES:
-                    command = [sys.executable, program, mode, client.module, "hundred"]
+                    how = client.mode if mode == "fibers" else mode
+                    command = [sys.executable, program, how, client.module, "hundred"]
                     found = run([*command, json.dumps(addresses[client.server])], **dict(client.environment))
                     if isinstance(found, dict) and found["errors"]:
                         found = found["errors"][0]
@@ -84,6 +88,37 @@ def drivers(rounds: int, console: Console, names: list[str]) -> None:
             met = "met" if seconds and statistics.median(seconds) < 1 else "MISSED"
             table.add_row(client.name, *figures, median(samples["fibers"], "gap"), met)
     console.print(table)
+
+
+def stuck(rounds: int, console: Console, names: list[str]) -> None:
+    """Fifty at once inside each C library."""
+    sys.path[:0] = [str(TESTS), str(TESTS / "drivers")]
+    servers, rows = __import__("servers"), __import__("table").STUCK
+    program = str(TESTS / "drivers" / "clients" / "stuck.py")
+    table = Table("client", "seconds", "OS threads", "at once in the server", "bar: < 1 s, <= 64", title=load_now())
+    for name, kind, module in rows:
+        if names and name not in names:
+            continue
+        if importlib.util.find_spec(module) is None:
+            table.add_row(name, f"no {module}")
+            continue
+        try:
+            with servers.SERVERS[kind]() as address:
+                command = [sys.executable, program, name, "50", "0.3", json.dumps(address)]
+                samples = [run(command) for _ in range(rounds)]
+        except servers.Missing as missing:
+            table.add_row(name, str(missing))
+            continue
+        good = [each for each in samples if isinstance(each, dict) and not each["errors"]]
+        met = len(good) == len(samples) and all(each["os_threads"] <= 64 for each in good)
+        met = met and statistics.median(each["seconds"] for each in good) < 1
+        figures = [median(samples, each) for each in ("seconds", "os_threads", "together")]
+        table.add_row(name, *figures, "met" if met else "MISSED")
+    console.print(table)
+
+
+def load_now() -> str:
+    return f"load {os.getloadavg()[0]:.1f}"
 
 
 def parking(rounds: int, console: Console, names: list[str]) -> None:
@@ -203,7 +238,7 @@ def times(ratio: float | None) -> str:
     return "-" if ratio is None else f"{ratio:.2f} times"
 
 
-GROUPS = {"drivers": drivers, "parking": parking, "start": start, "web": web}
+GROUPS = {"drivers": drivers, "stuck": stuck, "parking": parking, "start": start, "web": web}
 
 
 def main() -> int:
@@ -213,7 +248,9 @@ def main() -> int:
     )
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {' '.join(GROUPS)}; all without any")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of every figure (%(default)s)")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="of drivers: these; of web: http, flask")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="of drivers and stuck: these; of web: http, flask"
+    )
     options = parser.parse_args()
     if unknown := set(options.groups) - set(GROUPS):
         parser.error(f"no group {', '.join(sorted(unknown))}; there are {' '.join(GROUPS)}")

@@ -50,7 +50,7 @@ class Program:
 def make_parser() -> argparse.ArgumentParser:
     """The options; what they are options of is split off before."""
     import greenio
-    from greenio._run import DEFAULT_SWITCH_INTERVAL
+    from greenio._run import DEFAULT_SWITCH_INTERVAL, STALL_THREADS
 
     parser = argparse.ArgumentParser(
         prog="python -m greenio",
@@ -83,6 +83,13 @@ def make_parser() -> argparse.ArgumentParser:
         "handoff, another OS thread runs the others",
     )
     add("--stall-after", type=float, metavar="SECONDS", help="how long that may last (default 0.1; handoff: 0.01)")
+    add(
+        "--stall-threads",
+        type=int,
+        metavar="N",
+        default=STALL_THREADS,
+        help="handoff: how many fibers may be stuck at once; beyond that the others wait (default %(default)s)",
+    )
     add(
         "--slice",
         type=parse_seconds,
@@ -422,6 +429,7 @@ def run_command(arguments: list[str]) -> None:
             dump_signal=chosen.dump_signal,
             stall=chosen.stall,
             stall_after=chosen.stall_after,
+            stall_threads=chosen.stall_threads,
             slice=chosen.slice,
             switch_interval=chosen.switch_interval,
         )

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #define TICK_NS 5000000 /* below a second */
+#define SHORTEST_TICK_NS 250000 /* for a stall, however short its limit */
 #define TICKS_BEFORE_SLEEP 20 /* idle looks before it sleeps, so that a server with pauses does not wake it each time */
 
 volatile int greenio_monitor_asleep;
@@ -138,9 +139,14 @@ static int look(void)
 static int64_t tick_ns(void)
 {
     int64_t tick = usual_tick_ns;
-    for (struct greenio_watched *watched = watched_list; watched != NULL; watched = watched->next)
+    for (struct greenio_watched *watched = watched_list; watched != NULL; watched = watched->next) {
         if (watched->slice_ns != 0 && watched->slice_ns / 4 < tick)
             tick = watched->slice_ns / 4;
+        /* A stall is told up to two looks late, and whoever is behind a hundred of them waits a hundred times. */
+        int64_t part_ns = watched->stall_after_ns / 4 > SHORTEST_TICK_NS ? watched->stall_after_ns / 4 : SHORTEST_TICK_NS;
+        if (watched->stall_after_ns != 0 && part_ns < tick)
+            tick = part_ns;
+    }
     return tick;
 }
 

@@ -1,6 +1,6 @@
 /* monitor.h: one OS thread that watches all schedulers. It never takes the GIL and never runs Python.
  *
- * While some scheduler is busy it looks every 5 ms, or four times in a time slice; while all of them wait in their pollers it sleeps, after one last look.
+ * While some scheduler is busy it looks every 5 ms, or four times in a time slice or a stall's limit; while all of them wait in their pollers it sleeps, after one last look.
  * What it does for each:
  *   - brings a signal that only the main thread state has heard of to the fiber that computes (CPython 3.13+);
  *   - wakes a scheduler once that has been waiting for a whole tick: a signal may have come between its last look at

@@ -192,6 +192,7 @@ SERVERS: "dict[str, Callable[[], contextlib.AbstractContextManager[Address]]]" =
     "smtp": service("smtp", "aiosmtpd"),
     "ftp": service("ftp", "pyftpdlib"),
     "moto": service("moto", "moto", "flask"),
+    "grpc": service("grpc", "grpc"),
 }
 
 

@@ -9,11 +9,13 @@ import contextvars
 import ctypes
 import decimal
 import gc
+import hashlib
 import io
 import os
 import signal
 import socket
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
@@ -1175,3 +1177,156 @@ def test_many_hand_offs_under_many_fibers():
 
 def test_hand_off_and_slices_with_all_that_a_program_does():
     check_script("stirred.py", "6")
+
+
+@pytest.mark.parametrize(("bound", "microseconds"), [(1, 100_000), (8, 1_000_000)])
+def test_python_m_greenio_takes_a_bound(bound, microseconds):
+    program = f"""
+        import ctypes, threading, time
+        order = []
+
+        def block(name):
+            ctypes.CDLL(None).usleep({microseconds})
+            order.append(name)
+
+        threads = [threading.Thread(target=block, args=(name,)) for name in "abc"]
+        threads.append(threading.Thread(target=order.append, args=("ticker",)))
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        print(*order)
+    """
+    child = run_child(
+        f"""
+        import subprocess, sys, textwrap
+        options = ["--stall=handoff", "--stall-after=0.005", "--stall-threads={bound}"]
+        program = textwrap.dedent({program!r})
+        sys.exit(subprocess.run([sys.executable, "-m", "greenio", *options, "-c", program], stderr=subprocess.DEVNULL).returncode)
+        """
+    )
+    assert (child.stdout.split()[0] == "ticker") is (bound == 8)
+
+
+# --- a server, and a peer that counts --------------------------------------------------------------------------------
+
+PEER = """
+import random, socket, sys, threading
+port, ok = int(sys.argv[1]), []
+
+def talk(seed):
+    numbers = random.Random(seed)
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.settimeout(60)
+        for _ in range(60):
+            message = numbers.randbytes(numbers.randrange(1, 40_000))
+            connection.sendall(message)
+            reply = b""
+            while len(reply) < len(message):
+                data = connection.recv(65536)
+                assert data, "the server closed"
+                reply += data
+            assert reply == message
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(1) == b""
+    ok.append(seed)
+
+threads = [threading.Thread(target=talk, args=(seed,)) for seed in range(20)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(ok))
+"""
+
+
+def test_an_echo_server_beside_every_kind_of_stall_loses_no_byte(tmp_path):
+    (tmp_path / "large").write_bytes(bytes(32 << 20))
+    kinds = ["usleep", "sqlite", "file", "scrypt", "compute"]
+    turns = dict.fromkeys(kinds, 0)
+
+    def locked():
+        path = tmp_path / "one.db"
+        locker = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        locker.execute("create table if not exists t (x)")
+        locker.execute("begin exclusive")
+        unlock = threading.Timer(0.1, locker.execute, ("commit",))
+        unlock.start()
+        with sqlite3.connect(path, timeout=30, isolation_level=None) as other:
+            other.execute("insert into t values (1)")
+        other.close()
+        unlock.join()
+        locker.close()
+
+    def read():
+        buffer = bytearray(1 << 20)
+        with open(tmp_path / "large", "rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+
+    stalls = {
+        "usleep": lambda: usleep(0.05),
+        "sqlite": locked,
+        "file": read,
+        "scrypt": lambda: hashlib.scrypt(b"password", salt=b"salt", n=2**14, r=8, p=2, maxmem=2**28),
+        "compute": lambda: compute(0.05),
+    }
+
+    def serve(connection):
+        with connection:
+            while data := connection.recv(65536):
+                connection.sendall(data)
+
+    def main():
+        over = False
+
+        def stall(kind):
+            while not over or not turns[kind]:
+                stalls[kind]()
+                turns[kind] += 1
+                greenio.sleep(0.001)
+
+        with greenio.socket.create_server(("127.0.0.1", 0)) as listener:
+            peer = subprocess.Popen(
+                [sys.executable, "-c", PEER, str(listener.getsockname()[1])], stdout=subprocess.PIPE, text=True
+            )
+            stuck = [greenio.spawn(stall, kind) for kind in kinds]
+            serving = [greenio.spawn(serve, listener.accept()[0]) for _ in range(20)]
+            for fiber in serving:
+                fiber.join()
+            said = greenio.to_thread(peer.communicate)[0]
+            over = True
+            for fiber in stuck:
+                fiber.join()
+        return said, peer.returncode
+
+    assert run(main) == ("20\n", 0)
+    assert min(turns.values()) >= 1
+
+
+def test_a_heartbeat_goes_on_beside_a_fiber_that_computes():
+    ours, theirs = socket.socketpair()
+    beats = []
+
+    def receive():  # another OS thread, as a broker would have it: a beat within three seconds, or it closes
+        theirs.settimeout(3)
+        while theirs.recv(1):
+            beats.append(time.monotonic())
+
+    broker = threading.Thread(target=receive)
+    broker.start()
+
+    def main():
+        over = False
+
+        def beat():
+            while not over:
+                ours.send(b".")
+                greenio.sleep(0.25)
+
+        heart = greenio.spawn(beat)
+        greenio.spawn(compute, 4).join()
+        over = True
+        heart.join()
+
+    run(main)
+    ours.close()
+    broker.join()
+    theirs.close()
+    assert len(beats) >= 4

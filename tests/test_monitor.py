@@ -70,6 +70,16 @@ def test_it_looks_while_a_fiber_computes():
 
 
 @pytest.mark.slow
+def test_it_looks_more_often_than_a_short_limit_of_a_stall_is_long():
+    def main():
+        before = monitor_ticks()
+        compute(0.3)
+        return monitor_ticks() - before
+
+    assert greenio.run(main, stall="warn", stall_after=0.004) > 0.3 / TICK + 20
+
+
+@pytest.mark.slow
 def test_it_sleeps_while_every_scheduler_idles_and_looks_again_afterwards():
     def main():
         before = monitor_ticks()

@@ -207,6 +207,30 @@ def serve_moto(port: int) -> None:
     server.serve_forever()
 
 
+def serve_grpc(port: int) -> None:
+    """/greenio/slow takes [NUMBER, SECONDS] and answers [NUMBER, when it began, when it ended]; a negative NUMBER is refused."""
+    import concurrent.futures
+    import json
+
+    import grpc
+
+    def slow(request: bytes, context: Any) -> bytes:
+        begun = time.time()
+        number, seconds = json.loads(request)
+        if number < 0:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "refused")
+        time.sleep(seconds)
+        return json.dumps([number, begun, time.time()]).encode()
+
+    workers = concurrent.futures.ThreadPoolExecutor(BACKLOG)
+    server = grpc.server(workers)
+    handlers = {"slow": grpc.unary_unary_rpc_method_handler(slow)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("greenio", handlers),))
+    server.add_insecure_port(f"{HOST}:{port}")
+    server.start()
+    server.wait_for_termination()
+
+
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
         globals()[f"serve_{sys.argv[1]}"](int(sys.argv[2]))

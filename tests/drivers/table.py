@@ -10,7 +10,11 @@ class Client(NamedTuple):
     needs: tuple[str, ...] = ()  # to be imported, beyond the standard library
     checks: tuple[str, ...] = ("errors",)  # functions of the module that are called, each in a child of its own
     environment: tuple[tuple[str, str], ...] = ()
+    mode: str = "fibers"  # or "handoff": it waits inside its C library
 
+
+# Of those and psycopg2, what fifty fibers do at once with nothing patched: (name in clients/stuck.py, server, module).
+STUCK = [("psycopg2", "postgres", "psycopg2"), ("mysqlclient", "mariadb", "MySQLdb"), ("grpc", "grpc", "grpc")]
 
 CLIENTS = [
     Client(
@@ -32,6 +36,8 @@ CLIENTS = [
     Client("pg8000", "pg8000_client", "postgres", ("pg8000",), ("errors", "cancelled")),
     Client("pymysql", "pymysql_client", "mariadb", ("pymysql",), ("errors", "cancelled")),
     Client("sqlalchemy", "sqlalchemy_client", "postgres", ("sqlalchemy", "psycopg2", "psycopg", "pg8000")),
+    Client("mysqlclient", "mysqlclient_client", "mariadb", ("MySQLdb",), mode="handoff"),
+    Client("grpc", "grpc_client", "grpc", ("grpc",), mode="handoff"),
     Client("redis", "redis_client", "redis", ("redis",), ("errors", "cancelled")),
     Client("kombu", "kombu_client", "redis", ("kombu", "redis")),
     Client("celery", "celery_client", "redis", ("celery", "redis")),

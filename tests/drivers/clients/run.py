@@ -1,7 +1,7 @@
 """`python run.py MODE CLIENT WHAT [ADDRESS]`: a child interpreter in which one client library is used by 100 threads at once.
 
-MODE "fibers" patches the standard library in the program's first line, "threads" leaves it as it is. CLIENT is a module beside this
-one. WHAT it does:
+MODE "fibers" patches the standard library in the program's first line, "threads" leaves it as it is, "handoff" patches in a run that
+hands off, as `python -m greenio --stall handoff` does. CLIENT is a module beside this one. WHAT it does:
 
     hundred   its `operations(address)`, a context manager that gives operation(number): about 0.2 s, and checks its answer. Called
               from 100 threads at once, beside a ticker. Prints what there was to see, as JSON.
@@ -10,9 +10,11 @@ one. WHAT it does:
 
 import sys
 
-if sys.argv[1] == "fibers":
+if sys.argv[1] != "threads":
     import greenio.monkey
 
+    if sys.argv[1] == "handoff":
+        greenio.enter_run(stall="handoff")
     greenio.monkey.patch_all()
 
 import importlib
