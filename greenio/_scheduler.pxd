@@ -213,6 +213,7 @@ cdef class Carrier:
     cdef unsigned int number          # in its run, from 1
     cdef unsigned char state          # CarrierState
     cdef unsigned char order          # Order
+    cdef bint handling                # its root calls signal handlers
     cdef Root root
     cdef PyObject *fiber              # STUCK: which; borrowed, it runs
     cdef list held_up                 # ready fibers that may run nowhere else, while another one is stuck here
@@ -317,6 +318,7 @@ cdef class Scheduler:
     cdef void forget_carriers(self) noexcept
     cdef bint may_hand_off(self) noexcept
     cdef int hand_off(self, const greenio_system_call *call, double seconds) except -1
+    cdef void leave_stuck(self, Carrier to, tuple told) noexcept
     cdef void give(self, Carrier to) noexcept
     cdef void take_back(self, Carrier carrier) noexcept
     cdef void summon(self, Carrier carrier) noexcept

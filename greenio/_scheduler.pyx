@@ -843,7 +843,7 @@ cdef class Carrier:
         self.kernel_id = greenio_kernel_thread_id()
         self.root = Root.__new__(Root)
         self.root.scheduler = scheduler
-        self.root.run_state = PARKED
+        self.root.run_state = DONE
         self.root.timer = GREENIO_TIMER_NONE
         self.root.limit_ns = NEVER
         self.root.deadline_ns = NEVER
@@ -879,7 +879,7 @@ cdef class Carrier:
         cdef PyObject *next
         cdef Carrier to
         while self.order != END_CARRYING:
-            self.root.run_state = PARKED
+            self.root.run_state = DONE         # nobody can make it ready, nor have it wait
             if self.order == TAKE_BACK:
                 scheduler.take_back(self)
             elif self.order == PASS_ON:
@@ -935,10 +935,18 @@ cdef class Carrier:
         Py_DECREF(self.root)
 
     cdef void handle_signals(self) noexcept:
+        # Handlers run on the root, as on top of an idle loop, and as there cannot wait. It may become this thread's turn meanwhile.
+        cdef Scheduler scheduler = self.scheduler
+        self.handling = True
+        if self.state == CARRYING:
+            scheduler.hosting = True
         try:
             PyErr_CheckSignals()
         except BaseException as error:
-            self.scheduler.throw_into_main(error)
+            scheduler.throw_into_main(error)
+        self.handling = False
+        if self.state == CARRYING:
+            scheduler.hosting = False
 
 
 # --- the scheduler ---------------------------------------------------------------------------------------------------
@@ -1213,7 +1221,7 @@ cdef class Scheduler:
             give_back_stacks()
         else:
             give_back_all()
-            greenio_assistants_end()
+            end_assistants()
         self.forget_thread()
         self.current = NULL
         greenio_scheduler_set(NULL)
@@ -1944,8 +1952,9 @@ cdef class Scheduler:
         # On an assistant, which may become the one that carries.
         global carrying_threads
         cdef Carrier to = None
-        cdef Carrier stuck = self.carrier
         cdef Carrier each
+        cdef uint64_t switches = self.watched.switches
+        cdef tuple told = (<Fiber>self.current, seconds, (call.number, name_of(call), call.descriptor), self.handoffs + 1)
         for each in self.carriers:
             if each.state == IDLE and each.order != END_CARRYING:
                 to = each
@@ -1956,20 +1965,11 @@ cdef class Scheduler:
             install_overflow_handler()
             to = Carrier(self)
             adopt_thread(to.root)
-        stuck.state = STUCK
-        stuck.fiber = self.current
-        self.away += 1
-        self.outside_calls += 1
-        self.handoffs += 1
-        if self.away > 1:
-            # Several in a row: whoever waits behind all of them has waited for one limit each.
-            self.watched.stall_after_ns = self.stall_after_ns // 2
-        self.pass_to = None
-        self.untold.append((<Fiber>self.current, seconds, (call.number, name_of(call), call.descriptor), self.handoffs))
-        if stuck is self.home:
-            self.watched.away_running = (<Fiber>self.current).core.thread_state
-        self.give(to)
-        greenio_assistants_send(&self.watched)
+        # What is new may have set off the garbage collector, and so anything. Nothing below does.
+        if self.watched.switches == switches and self.may_hand_off() and to.state == IDLE and to.order != END_CARRYING:
+            self.leave_stuck(to, told)
+        elif self.closed and to.carrier_here is greenio_carrier_here():
+            to.let_go()
         if to.root.core.stack is not NULL or to.carrier_here is not greenio_carrier_here():
             return 0
         # This thread is it.
@@ -1985,6 +1985,27 @@ cdef class Scheduler:
         threading._active.pop(self_ident(), None)   # a fiber may have asked for its threading.current_thread()
         return 0
 
+    cdef void leave_stuck(self, Carrier to, tuple told) noexcept:
+        # The fiber that runs keeps its OS thread; `to` goes on with the others.
+        cdef Carrier stuck = self.carrier
+        stuck.state = STUCK
+        stuck.fiber = self.current
+        self.away += 1
+        self.outside_calls += 1
+        self.handoffs += 1
+        if self.away > 1:
+            # Several in a row: whoever waits behind all of them has waited for one limit each.
+            self.watched.stall_after_ns = self.stall_after_ns // 2
+        self.pass_to = None
+        if stuck is self.home:
+            self.watched.away_running = (<Fiber>self.current).core.thread_state
+        self.give(to)
+        try:
+            self.untold.append(told)
+        except MemoryError:
+            pass
+        greenio_assistants_send(&self.watched)
+
     cdef void give(self, Carrier to) noexcept:
         cdef Carrier before = self.carrier
         before.scheduler_here[0] = NULL
@@ -1995,6 +2016,7 @@ cdef class Scheduler:
         self.carrier = to
         self.carrier_number = to.number
         self.current = <PyObject *>to.root
+        self.hosting = to.handling
         self.watched.thread_id = to.kernel_id
         self.watched.looks += 1
         to.state = CARRYING
@@ -2303,6 +2325,14 @@ cdef void assist(greenio_watched *watched, uint64_t run_id, const greenio_system
                 scheduler.watched.asked = 0
 
 
+cdef void end_assistants() noexcept:
+    cdef Scheduler scheduler
+    greenio_assistants_end()
+    # What was asked of them and not yet begun is forgotten: it is to be asked again.
+    for scheduler in list(live):
+        scheduler.watched.asked = 0
+
+
 cdef object deadlock_explainer = None      # explain(scheduler) -> str
 cdef object explainer_file = None          # its calls stand on top of the stack of the fiber that hosts the idle loop, and explain nothing
 cdef list quiet_handlers = []              # of signals, but waking no fiber
@@ -2540,7 +2570,7 @@ def _before_fork_hook():
     get_ready_to_fork()
     scheduler = current_scheduler_or_none()
     greenio_monitor_stop()
-    greenio_assistants_end()
+    end_assistants()
     # Not in the hook after the fork: os.fork counts the process's threads after that, and warns.
     monitor_stopped = True
     for other in live:

@@ -45,14 +45,15 @@ def tell(
     _longest = max(_longest, seconds)
     stack = fiber.stack
     last = stack[-1] if stack else None
-    place = (last.filename, last.lineno) if last is not None else fiber.name
+    place = (last.filename, last.lineno) if last is not None else fiber.spawned_at or fiber.name
     present, told = _present.get(scheduler, (0, False))
     _handoffs += beside
     if present != which:
         _stalls += 1
         told = _is_worth_telling(place)
-        for each in [each for each in _present if each.closed]:
-            del _present[each]
+        for each in list(_present):
+            if each.closed:
+                _present.pop(each, None)
         _present[scheduler] = (which, told)
     if not told:
         return

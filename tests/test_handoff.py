@@ -753,6 +753,47 @@ def test_errors_of_openssl_stay_where_they_belong():
     assert any(moves)
 
 
+def test_a_garbage_collection_in_the_middle_of_a_hand_off():
+    child = run_child(
+        """
+        import ctypes, faulthandler, gc, logging, sys, threading, time
+        import greenio
+
+        faulthandler.dump_traceback_later(30, exit=True)
+        logging.disable(logging.CRITICAL)
+
+        def collects(phase, information):
+            if phase == "start" and threading.get_native_id() != home:
+                try:
+                    sys._getframe(1)
+                except ValueError:  # below nothing but the C code that hands over
+                    time.sleep(0.02)
+
+        def stuck():
+            ctypes.CDLL(None).usleep(15_000)
+            greenio.sleep(0)
+
+        def tick():
+            for _ in range(60):
+                greenio.sleep(0.0005)
+
+        def main():
+            fibers = [greenio.spawn(fn) for fn in (stuck, tick) * 3]
+            gc.callbacks.append(collects)
+            for fiber in fibers:
+                fiber.join()
+            gc.callbacks.remove(collects)
+
+        home = threading.get_native_id()
+        gc.set_threshold(1)
+        for _ in range(10):
+            greenio.run(main, stall="handoff", stall_after=0.002)
+        print("ok")
+        """
+    )
+    assert child.stdout == "ok\n"
+
+
 # --- signals, fork, exit ---------------------------------------------------------------------------------------------
 
 
@@ -772,6 +813,37 @@ def test_a_signal_while_the_main_os_thread_is_stuck():
         return came
 
     assert run(main) == [os.getpid()]
+
+
+def test_a_signal_handler_that_waits_while_no_fiber_runs_on_the_main_os_thread():
+    child = run_child(
+        """
+        import ctypes, logging, os, signal, time
+        import greenio
+
+        logging.disable(logging.CRITICAL)
+
+        def handler(*_):
+            try:
+                greenio.sleep(0.01)
+            except RuntimeError:
+                pass
+
+        def main():
+            for _ in range(40):
+                fiber = greenio.spawn(ctypes.CDLL(None).usleep, 30_000)
+                greenio.sleep(0.015)
+                os.kill(os.getpid(), signal.SIGUSR1)
+                fiber.join()
+                for _ in range(3):
+                    greenio.sleep(0.001)
+
+        signal.signal(signal.SIGUSR1, handler)
+        greenio.run(main, stall="handoff", stall_after=0.002)
+        print("ok")
+        """
+    )
+    assert child.stdout == "ok\n"
 
 
 def test_a_connection_made_before_the_run_goes_along():
@@ -1005,6 +1077,46 @@ def test_fork_beside_a_stuck_fiber(body):
         flags=("-W", "ignore::DeprecationWarning"),
     )
     assert sorted(child.stdout.split("\n")) == ["", "child", "parent True"]
+
+
+def test_forks_of_another_os_thread_do_not_end_the_hand_off():
+    child = run_child(
+        """
+        import ctypes, logging, os, threading, time
+        import greenio
+
+        logging.disable(logging.CRITICAL)
+
+        def stuck_beside():
+            before = greenio.current_fiber().scheduler.handoffs
+            fiber = greenio.spawn(ctypes.CDLL(None).usleep, 25_000)
+            greenio.sleep(0.001)
+            fiber.join()
+            return greenio.current_fiber().scheduler.handoffs > before
+
+        def main():
+            while forker.is_alive():
+                stuck_beside()
+            until = time.monotonic() + 10
+            while not stuck_beside():
+                assert time.monotonic() < until, "nothing is handed over any more"
+
+        def fork_often():
+            for turn in range(700):
+                pid = os.fork()
+                if pid == 0:
+                    os._exit(0)
+                os.waitpid(pid, 0)
+                time.sleep(0.0007 * (turn % 9))
+
+        forker = threading.Thread(target=fork_often)
+        forker.start()
+        greenio.run(main, stall="handoff", stall_after=0.003)
+        print("ok")
+        """,
+        flags=(),
+    )
+    assert child.stdout == "ok\n"
 
 
 def test_a_fork_leaves_fibers_that_depend_on_their_os_thread_there():

@@ -173,6 +173,24 @@ def test_of_many_at_one_place_few_are_told():
     assert len({text.split(",")[1] for text in records.texts}) <= 4 < stalls  # the 1st, 2nd, 4th, 8th
 
 
+def test_those_without_a_python_frame_are_told_by_where_they_were_spawned():
+    libc = ctypes.CDLL(None)
+
+    def main():
+        stop = greenio.Event()
+        greenio.spawn(tick, stop)
+        for _ in range(12):
+            greenio.spawn(libc.usleep, int(3e6 * LIMIT)).join()  # each has a name of its own
+        stop.set()
+
+    before = stall_stats()
+    with listening() as records:
+        greenio.run(main, stall_after=LIMIT)
+    stalls = stall_stats()["stalls"] - before["stalls"]
+    assert stalls >= 6
+    assert len({text.split(":")[3] for text in records.texts}) <= 4 < stalls
+
+
 def test_a_handler_that_fails_does_no_harm(monkeypatch):
     unraisable = []
     monkeypatch.setattr(sys, "unraisablehook", lambda hooked: unraisable.append(hooked.exc_type))
