@@ -192,6 +192,12 @@ cdef void start_monitor_again() noexcept:
     greenio_monitor_start()
 
 
+def watch_again():
+    """After a fork, once the interpreter has counted its OS threads: the monitor thread goes on. Otherwise does nothing."""
+    if monitor_stopped:
+        start_monitor_again()
+
+
 cdef void calibrate_ticks() noexcept:
     # Against CLOCK_MONOTONIC, for 200 µs. The bounds that use it are for fairness; 10 % do not matter.
     global ticks_per_ms, look_ticks
@@ -2571,7 +2577,7 @@ def _before_fork_hook():
     scheduler = current_scheduler_or_none()
     greenio_monitor_stop()
     end_assistants()
-    # Not in the hook after the fork: os.fork counts the process's threads after that, and warns.
+    # Not in the hook after the fork: os.fork counts the process's threads after that, and warns. See watch_again.
     monitor_stopped = True
     for other in live:
         other.until_look = 0

@@ -18,6 +18,7 @@ import _signal
 import _thread
 import atexit
 import os
+import posix
 import sys
 import types
 
@@ -36,13 +37,13 @@ from greenio._waiting cimport (
     stand_in_line, wait, waiter_drop, waiter_init)
 
 from greenio._errors import Cancelled, DeadlockError, RunFinishedError
-from greenio._scheduler import get_ready_to_fork
+from greenio._scheduler import get_ready_to_fork, watch_again
 
 cdef extern from *:
     """
     typedef PyObject *(*greenio_handler)(PyObject *self, PyObject *arguments, PyObject *keywords);
-    static greenio_handler greenio_handlers[17];     /* for method_defs.h */
-    static void *greenio_originals[17][7];           /* by handler and convention */
+    static greenio_handler greenio_handlers[18];     /* for method_defs.h */
+    static void *greenio_originals[18][7];           /* by handler and convention */
     static PyInterpreterState *greenio_home;         /* whose methods were changed */
     """
 
@@ -65,6 +66,7 @@ cdef extern from "method_defs.h":
         GREENIO_IMPORT_RELEASE
         GREENIO_SIGNAL_SET
         GREENIO_SIGNAL_WAKEUP
+        GREENIO_FORK
     ctypedef object (*greenio_handler)(object self, PyObject *arguments, PyObject *keywords)
     struct greenio_method:
         pass
@@ -141,6 +143,7 @@ cdef greenio_method original_put_nowait
 cdef greenio_method original_interrupt
 cdef greenio_method original_signal
 cdef greenio_method original_wakeup
+cdef greenio_method original_fork
 cdef greenio_method original_import_acquire
 cdef greenio_method original_import_release
 cdef Py_ssize_t owner_offset = 0           # of an RLock's owner, an unsigned long, in the object
@@ -772,6 +775,14 @@ cdef object set_wakeup_fd(object self, PyObject *arguments, PyObject *keywords):
     return greenio_method_call(&original_wakeup, self, arguments, keywords)
 
 
+cdef object fork(object self, PyObject *arguments, PyObject *keywords):
+    # The hooks after a fork come before os.fork counts OS threads, and whoever forked may wait in C for the child.
+    try:
+        return greenio_method_call(&original_fork, self, arguments, keywords)
+    finally:
+        watch_again()
+
+
 # --- the change ------------------------------------------------------------------------------------------------------
 
 
@@ -1391,6 +1402,7 @@ def _set_up():
     greenio_handlers[GREENIO_IMPORT_RELEASE] = import_release
     greenio_handlers[GREENIO_SIGNAL_SET] = set_handler
     greenio_handlers[GREENIO_SIGNAL_WAKEUP] = set_wakeup_fd
+    greenio_handlers[GREENIO_FORK] = fork
     find_method(lock, "locked", &original_locked)
     find_method(queue, "qsize", &original_size)
     add_row(lock, "acquire", GREENIO_LOCK_ACQUIRE, &original_acquire)
@@ -1413,6 +1425,7 @@ def _set_up():
     add_row(_signal, "default_int_handler", GREENIO_INTERRUPT, &original_interrupt)
     add_row(_signal, "signal", GREENIO_SIGNAL_SET, &original_signal)
     add_row(_signal, "set_wakeup_fd", GREENIO_SIGNAL_WAKEUP, &original_wakeup)
+    add_row(posix, "fork", GREENIO_FORK, &original_fork)
     add_row(_imp, "acquire_lock", GREENIO_IMPORT_ACQUIRE, &original_import_acquire)
     add_row(_imp, "release_lock", GREENIO_IMPORT_RELEASE, &original_import_release)
     first_queue_row = row_count

@@ -1079,6 +1079,46 @@ def test_fork_beside_a_stuck_fiber(body):
     assert sorted(child.stdout.split("\n")) == ["", "child", "parent True"]
 
 
+def test_others_run_beside_one_that_waits_in_c_for_what_it_has_forked():
+    child = run_child(
+        """
+        import os, time
+        import greenio
+
+        def forks():
+            reader, writer = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                os.read(reader, 1)  # the others' word
+                os._exit(0)
+            seen = ticks
+            greenio.current_fiber().scheduler.spawn(tell, writer, seen)
+            return os.waitpid(pid, 0)[1]
+
+        def tell(writer, seen):
+            until = time.monotonic() + 10
+            while ticks < seen + 20 and time.monotonic() < until:
+                greenio.sleep(0.001)
+            os.write(writer, b"x")
+
+        def tick():
+            global ticks
+            while True:
+                ticks += 1
+                greenio.sleep(0.001)
+
+        def main():
+            greenio.spawn(tick)
+            greenio.sleep(0.01)
+            print(greenio.spawn(forks).result())
+
+        ticks = 0
+        greenio.run(main, stall="handoff", stall_after=0.005)
+        """
+    )
+    assert child.stdout == "0\n"
+
+
 def test_forks_of_another_os_thread_do_not_end_the_hand_off():
     child = run_child(
         """
