@@ -2327,6 +2327,8 @@ cdef void assist(greenio_watched *watched, uint64_t run_id, const greenio_system
                     scheduler.tell_untold()
                 else:
                     scheduler.tell_stall(call)
+            except BaseException as error:
+                log().error("a stall could not be told", exc_info=error)
             finally:
                 scheduler.watched.asked = 0
 

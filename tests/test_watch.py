@@ -314,3 +314,18 @@ def test_sockets_are_told_with_their_peer():
     assert _watch.describe_call((-1, None, -1)) == "computes"
     assert _watch.describe_call((-2, None, -1)) == "did not come back"
     assert _watch.describe_call((9999, None, -1)) == "sits in the system call 9999"
+
+
+def test_a_record_that_cannot_be_made_is_told_of():
+    def fails(record):
+        if "stood still" in record.getMessage():
+            raise ValueError("a filter's")
+        return True
+
+    logger = logging.getLogger("greenio")
+    logger.addFilter(fails)
+    try:
+        records = stall_beside(tick, blocked_in_c)
+    finally:
+        logger.removeFilter(fails)
+    assert set(records.texts) == {"a stall could not be told"}
