@@ -82,7 +82,7 @@ cdef bint is_socket_core(sock) except *:
     if cls is plain_socket:
         return True
     return isinstance(sock, SocketCore) and all(
-        [getattr(cls, name) is getattr(SocketCore, name) for name in ("recv", "recv_into", "send", "sendall")])
+        [getattr(cls, name) is getattr(plain_socket, name) for name in ("recv", "recv_into", "send", "sendall")])
 
 
 cdef class Cork:

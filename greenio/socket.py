@@ -214,7 +214,7 @@ class socket(MessageCore):
         Raises:
             ValueError, LookupError: the arguments are wrong, or do not fit together.
         """
-        receives = type(self).recv is SocketCore.recv and type(self).recv_into is SocketCore.recv_into
+        receives = type(self).recv is socket.recv and type(self).recv_into is socket.recv_into
         return make_file(self, mode, buffering, encoding, errors, newline, receives)
 
     def __repr__(self) -> str:

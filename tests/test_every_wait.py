@@ -1207,6 +1207,8 @@ def public_operations() -> set[str]:
             if base.__module__.split(".")[0] != "greenio":
                 continue
             for name, value in vars(base).items():
+                if base is greenio.socket.socket and isinstance(value, types.MethodDescriptorType):
+                    continue  # a copy of what it inherits
                 is_public = not name.startswith("_") or name in CALLED_BY_THE_LANGUAGE
                 if is_public and (callable(value) or isinstance(value, (classmethod, staticmethod))):
                     found.add(f"{base.__name__}.{name}")
