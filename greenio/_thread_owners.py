@@ -6,16 +6,21 @@ are made for any OS thread then unless their maker says otherwise; those that ex
 
 import ctypes
 import gc
+import threading
+from _thread import get_ident
 from collections.abc import Callable
 from typing import Any
 
 from greenio import _standard_threads
 from greenio._scheduler import can_park
+from greenio._sections import pin
 
 _CHECK_SAME_THREAD = 4  # connect()'s argument, behind the database, while it may still be given by place
 
 _runs = 0
 _connects: list[tuple[Any, Any]] = []  # module, what its connect was
+_dummies: Any = vars(threading)["_DummyThread"]
+_init_dummy = _dummies.__init__
 
 
 def give_to_fibers() -> None:
@@ -25,6 +30,7 @@ def give_to_fibers() -> None:
     _standard_threads.change_locks()
     if _runs == 1:
         _change_sqlite()
+        _dummies.__init__ = _init_dummy_in_place
 
 
 def take_back() -> None:
@@ -32,11 +38,24 @@ def take_back() -> None:
     global _runs
     _runs -= 1
     if _runs == 0:
+        _dummies.__init__ = _init_dummy
         while _connects:
             module, connect = _connects.pop()
             if getattr(module.connect, "made_here", False):
                 module.connect = connect
     _standard_threads.put_locks_back()
+
+
+def _init_dummy_in_place(self: Any) -> None:
+    """What threading.current_thread() makes of an OS thread that it does not know; its locks let the fiber change that meanwhile."""
+    if not can_park():
+        _init_dummy(self)
+        return
+    with pin():
+        known = vars(threading)["_active"].get(get_ident())
+        _init_dummy(self)
+        if known is not None:
+            vars(threading)["_active"][get_ident()] = known
 
 
 def _change_sqlite() -> None:

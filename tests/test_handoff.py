@@ -866,6 +866,31 @@ def test_a_connection_made_before_the_run_goes_along():
         connection.close()
 
 
+def test_whose_thread_is_asked_for_may_change_meanwhile(monkeypatch):
+    # threading.current_thread() makes an entry for an assistant, and would have put it in the place of the main thread's.
+    made = []
+
+    def main():
+        stuck = greenio.spawn(usleep, 0.1)
+        greenio.sleep(0.03)
+        original = threading.Thread.__init__
+
+        def init(self, *args, **kwargs):
+            made.append(threading.get_native_id())
+            original(self, *args, **kwargs)
+            stuck.join()
+            for _ in range(5):
+                greenio.sleep(0.001)
+
+        monkeypatch.setattr(threading.Thread, "__init__", init)
+        greenio.spawn(threading.current_thread).join()
+        monkeypatch.undo()
+
+    run(main)
+    assert made and made[0] != os.getpid()
+    assert threading.current_thread() is threading.main_thread()
+
+
 def test_a_buffered_read_that_parks_ends_on_another_os_thread():
     class Raw(io.RawIOBase):
         def readable(self):
