@@ -63,7 +63,7 @@ LAYERS: list[tuple[str, str, object]] = [
     ("running", "_explain", ["_scheduler"]),
     ("running", "_dump_signal", ["_scheduler", "_explain"]),
     ("running", "_watch", ["_scheduler"]),
-    ("running", "_thread_owners", ["_scheduler", "_standard_threads"]),
+    ("running", "_thread_owners", ["_scheduler", "_sections", "_standard_threads"]),
     ("running", "_slices", ["_switch", "_scheduler", "_standard_threads"]),
     ("running", "_run", ALL),
     ("threads", "_os_threads", ["_standard_threads"]),
