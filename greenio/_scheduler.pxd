@@ -40,6 +40,7 @@ cdef extern from "monitor.h":
         int asked
         int64_t due_ns
         int64_t tell_after_ns
+        uint64_t seen_progress
         int64_t still_ns
         int64_t needed_ns
 

@@ -66,6 +66,7 @@ cdef extern from "monitor.h":
     void greenio_monitor_rouse()
     void greenio_monitor_after_fork_child()
     uint64_t greenio_monitor_ticks()
+    uint64_t greenio_monitor_progress(const greenio_watched *watched)
     void greenio_monitor_set_tick(int64_t ns)
 
 cdef extern from "assistants.h":
@@ -1021,6 +1022,8 @@ cdef class Scheduler:
         cdef int64_t due_ns = INT64_MAX
         if self.watched.waiting or now_ns - still_ns < self.watched.stall_after_ns or self.current is NULL:
             return 0
+        if greenio_monitor_progress(&self.watched) != self.watched.seen_progress:
+            return 0    # it was over before the GIL was to be had; who runs now has only begun
         if self.timers.count and self.clock is None:
             due_ns = greenio_timers_deadline(&self.timers)
         self.watched.due_ns = due_ns
