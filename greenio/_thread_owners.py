@@ -4,8 +4,7 @@ RLocks (and with them Condition and logging's locks), the locks of modules that 
 are made for any OS thread then unless their maker says otherwise; those that exist already become so, for good.
 """
 
-import ctypes
-import gc
+import sys
 import threading
 from _thread import get_ident
 from collections.abc import Callable
@@ -59,6 +58,7 @@ def _init_dummy_in_place(self: Any) -> None:
 
 
 def _change_sqlite() -> None:
+    may_have_connections = "_sqlite3" in sys.modules
     try:
         import sqlite3
         import sqlite3.dbapi2
@@ -73,7 +73,8 @@ def _change_sqlite() -> None:
 
     connect.__doc__ = original.__doc__
     connect.made_here = True  # type: ignore[attr-defined]
-    _open_connections(original, sqlite3.Connection, sqlite3.ProgrammingError)
+    if may_have_connections:
+        _open_connections(original, sqlite3.Connection, sqlite3.ProgrammingError)
     modules: list[Any] = [sqlite3, sqlite3.dbapi2]
     for module in modules:
         if module.connect is original:
@@ -83,6 +84,8 @@ def _change_sqlite() -> None:
 
 def _open_connections(connect: Callable[..., Any], kind: type, error: type[Exception]) -> None:
     """Connections that exist are for any OS thread from now on, whatever they were made with."""
+    import gc
+
     found = [each for each in gc.get_objects() if issubclass(type(each), kind)]
     if found:
         place = _find_check(connect, kind, error)
@@ -93,6 +96,8 @@ def _open_connections(connect: Callable[..., Any], kind: type, error: type[Excep
 
 def _find_check(connect: Callable[..., Any], kind: type, error: type[Exception]) -> int | None:
     """Where, among its integers, a connection notes that it checks its OS thread; None: this CPython is not known."""
+    import ctypes
+
     checked, free = connect(":memory:"), connect(":memory:", check_same_thread=False)
     here = ctypes.pythonapi.PyThread_get_thread_ident
     here.restype = ctypes.c_ulong
@@ -116,6 +121,8 @@ def _find_check(connect: Callable[..., Any], kind: type, error: type[Exception])
 
 
 def _integers(connection: Any, kind: type) -> Any:
+    import ctypes  # not at the start of each program
+
     return (ctypes.c_int * (kind.__basicsize__ // ctypes.sizeof(ctypes.c_int))).from_address(id(connection))
 
 

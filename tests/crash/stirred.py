@@ -298,9 +298,6 @@ def frames(chance):
         import faulthandler
 
         faulthandler.dump_traceback(sink)
-    greenio.debug.dump() if hasattr(greenio, "debug") and hasattr(
-        greenio.debug, "dump"
-    ) and chance.random() < 0.0 else None
 
 
 sink = open(os.devnull, "w")  # noqa: SIM115
