@@ -384,6 +384,7 @@ cdef class Scheduler:
     cdef void forget_fibers(self, Fiber but) noexcept
     cdef void end_forked_child(self, Fiber me) noexcept
     cdef inline void prefetch(self) noexcept
+    cdef inline void prefetch_waiting(self) noexcept
     cdef inline void prefetch_sleepers(self) noexcept
 
     # Descriptors. watch_for registers on first use; wait_io parks until the flag is set and it is the node's turn, see _socket.pyx.

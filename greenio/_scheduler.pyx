@@ -90,6 +90,8 @@ cdef extern from "timers.h":
 
 cdef extern from "asm/context.h":
     uint64_t greenio_ticks() nogil
+    void greenio_prefetch(const void *address) nogil
+    void greenio_prefetch_lines(const void *address, Py_ssize_t first, Py_ssize_t end) nogil
 
 cdef extern from * nogil:
     """
@@ -131,7 +133,6 @@ cdef extern from * nogil:
         clock_gettime(CLOCK_MONOTONIC, &now);
         return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
     }
-    #define greenio_prefetch(address) __builtin_prefetch(address)
     #define greenio_kernel_thread_id() ((int)syscall(SYS_gettid))
     """
     int greenio_kernel_thread_id()
@@ -148,7 +149,6 @@ cdef extern from * nogil:
     enum:
         SIG_BLOCK
     int64_t greenio_monotonic_ns()
-    void greenio_prefetch(const void *address)
 
 cdef enum:
     LOOK_EVERY = 64               # switches
@@ -159,9 +159,12 @@ cdef enum:
     FETCH_TIMERS = 1000           # timers from which on the next sleepers are fetched, too
     CROWD_SLACK_NS = 200_000      # and, if the next two are as near each other, the wait for them takes that much longer: whoever is due by
                                   # then wakes in one go
-    FETCH_FIBER_BYTES = 320
+    FETCH_TOGETHER = 4            # fibers whose address translations are asked for at once where each turn has a system call
+    FETCH_FIBER_BYTES = 384
     FETCH_STATE_BYTES = 384
     FETCH_FRAMES_BYTES = 768
+    FETCH_BLOCK_BYTES = 512       # the control block and the outermost Python frames
+    FETCH_CALLS_BYTES = 1088      # from where it stopped to the interpreter's frame
     FETCH_STACK_BYTES = 2560
     CANCELS_BEFORE_WARNING = 1000
     CANCELS_AT_EXIT = 100         # one that has swallowed so many is abandoned
@@ -1461,8 +1464,11 @@ cdef class Scheduler:
             self.ring_head += 1
             if (<Fiber>next).carrier_number != self.carrier_number and not self.admit(<Fiber>next):
                 continue
-            if self.ring_tail - self.ring_head > FETCH_FIBER:
-                self.prefetch()
+            if self.ring_tail - self.ring_head > FETCH_FIBER + FETCH_TOGETHER:
+                if self.io_waiting:
+                    self.prefetch_waiting()
+                else:
+                    self.prefetch()
             if (<Fiber>next).core.started or (<Fiber>next).stack_bytes == own_stack_bytes:
                 return next
             try:
@@ -1475,19 +1481,34 @@ cdef class Scheduler:
         # With many fibers each one's memory is cold, and in a page of its own. In three steps, because each finds its addresses by the
         # one before, and because lines asked for together with a page's translation wait for it one by one.
         cdef PyObject *later = self.ring[(self.ring_head + FETCH_FIBER) & self.ring_mask]
-        cdef char *line = <char *>later
-        greenio_prefetch(line)
-        greenio_prefetch(line + 64)
-        greenio_prefetch(line + 128)
+        greenio_prefetch_lines(later, 0, 192)
         later = self.ring[(self.ring_head + FETCH_STACK) & self.ring_mask]
-        greenio_prefetch(<char *>(<Fiber>later).core.context)
-        greenio_prefetch(<char *>(<Fiber>later).core.thread_state)
+        greenio_prefetch((<Fiber>later).core.context)
+        greenio_prefetch((<Fiber>later).core.thread_state)
         later = self.ring[(self.ring_head + FETCH_REST) & self.ring_mask]
-        line = <char *>(<Fiber>later).core.context
-        greenio_prefetch(line + 64)
-        greenio_prefetch(line + 128)
-        greenio_prefetch(line + 192)
-        greenio_prefetch(<char *>(<Fiber>later).core.thread_state + 64)
+        greenio_prefetch_lines((<Fiber>later).core.context, 64, 256)
+        greenio_prefetch_lines((<Fiber>later).core.thread_state, 64, 128)
+
+    cdef inline void prefetch_waiting(self) noexcept:
+        # The same where fibers wait for descriptors: a turn touches ten times the lines, and its system call waits for every
+        # translation under way, so they are asked for in one go.
+        cdef PyObject *later
+        cdef size_t turn
+        if self.ring_head % FETCH_TOGETHER == 0:
+            for turn in range(self.ring_head + FETCH_FIBER, self.ring_head + FETCH_FIBER + FETCH_TOGETHER):
+                greenio_prefetch_lines(self.ring[turn & self.ring_mask], 0, FETCH_FIBER_BYTES)
+            for turn in range(self.ring_head + FETCH_STACK, self.ring_head + FETCH_STACK + FETCH_TOGETHER):
+                later = self.ring[turn & self.ring_mask]
+                greenio_prefetch((<Fiber>later).core.context)
+                greenio_prefetch((<Fiber>later).core.thread_state)
+                greenio_prefetch(<PyObject *>(<Fiber>later).waiting_on)
+        later = self.ring[(self.ring_head + FETCH_REST) & self.ring_mask]
+        if (<Fiber>later).core.stack is NULL:
+            return
+        greenio_prefetch_lines((<Fiber>later).core.context, 64, FETCH_CALLS_BYTES)
+        greenio_prefetch_lines((<Fiber>later).core.stack, 0, FETCH_BLOCK_BYTES)
+        greenio_prefetch_lines((<Fiber>later).core.thread_state, 64, FETCH_STATE_BYTES)
+        greenio_prefetch_lines(<PyObject *>(<Fiber>later).waiting_on, 64, 128)
 
     cdef void fail_to_start(self, Fiber fiber, object exception) noexcept:
         fiber.raised = exception
@@ -1717,7 +1738,6 @@ cdef class Scheduler:
         # Who wakes next is cold, and the run queue is short when timers come a few at a time: fetch what lies behind the next
         # deadlines. A fiber was fetched, as one of the level below, some deadlines before its stack and thread state are.
         cdef uint32_t index
-        cdef int offset
         cdef char *line
         cdef char *end
         cdef PyObject *fiber
@@ -1725,21 +1745,13 @@ cdef class Scheduler:
             return
         for index in range(5):
             fiber = <PyObject *>greenio_timers_owner_at(&self.timers, index)
-            line = <char *>(<Fiber>fiber).core.thread_state
-            for offset in range(0, FETCH_STATE_BYTES, 64):
-                greenio_prefetch(line + offset)
+            greenio_prefetch_lines((<Fiber>fiber).core.thread_state, 0, FETCH_STATE_BYTES)
             # The stopped stack, the control block above it, and the Python frames above that.
             line = <char *>(<Fiber>fiber).core.context
             end = <char *>(<Fiber>fiber).core.stack + FETCH_FRAMES_BYTES
-            if end - line > FETCH_STACK_BYTES:
-                end = line + FETCH_STACK_BYTES
-            while line < end:
-                greenio_prefetch(line)
-                line += 64
+            greenio_prefetch_lines(line, 0, min(end - line, <Py_ssize_t>FETCH_STACK_BYTES))
         for index in range(5, 21):
-            line = <char *>greenio_timers_owner_at(&self.timers, index)
-            for offset in range(0, FETCH_FIBER_BYTES, 64):
-                greenio_prefetch(line + offset)
+            greenio_prefetch_lines(greenio_timers_owner_at(&self.timers, index), 0, FETCH_FIBER_BYTES)
 
     # --- looking around, idling
 

@@ -7,6 +7,7 @@
 #     send ask for it by MSG_DONTWAIT, so they need no such flag;
 #   - a registered descriptor is taken out of every poller before it is closed;
 #   - what may be refused while others of its direction succeed (an urgent byte, a datagram to one of many) does not stand in line.
+from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t
 
 from greenio._scheduler cimport Scheduler, WaitNode, Watch
@@ -29,6 +30,10 @@ cdef enum:
     NO_BUFFERS_NS = 1_000_000_000
 
 
+# What is raised to who sent all of something: `bytes_sent` is 0 unless it says otherwise.
+cdef int say_bytes_sent(error) except -1
+
+
 cdef struct Pause:                    # between two tries, where no event tells
     int64_t length_ns                 # of the next
     int64_t last_ns                   # when to give up; NEVER: not known yet
@@ -44,6 +49,9 @@ cdef class SocketCore:
     cdef object timeout_seconds       # float, or None: for ever
     cdef Watch watch                  # of the scheduler that used it last, or None
     cdef object inner                 # _socket.socket on the same descriptor, for calls that never wait; made on first use
+    cdef char *latest                 # where the object was that recv returned last; it may be gone: only ever fetched into the cache
+    cdef Py_ssize_t latest_bytes
+    cdef PyObject *above              # the stream on top of it, as it may be gone; or NULL
     cdef list asides                  # of Aside: calls that wait, each on a descriptor of its own; or None
     cdef public int _io_refs          # files from makefile that are open
     cdef public bint _closed          # close was called; the descriptor lives until the last such file is closed
@@ -57,6 +65,7 @@ cdef class SocketCore:
     cdef int64_t deadline(self, Scheduler scheduler) except? -2
     cdef Watch watch_to_wait(self, Scheduler scheduler)
     cdef Py_ssize_t receive(self, Scheduler scheduler, char *buffer, Py_ssize_t size, int flags) except -1
+    cdef void note_latest(self, bytes data) noexcept
     cdef Py_ssize_t receive_now(self, Scheduler scheduler, char *buffer, Py_ssize_t size, int flags) except -1
     cdef Py_ssize_t receive_aside(self, Scheduler scheduler, char *buffer, Py_ssize_t size, int flags) except -1
     cdef Py_ssize_t receive_waiting(self, Scheduler scheduler, char *buffer, Py_ssize_t size, int flags) except -1
@@ -64,6 +73,7 @@ cdef class SocketCore:
     cdef Py_ssize_t receive_whole(self, Scheduler scheduler, char *buffer, Py_ssize_t size, int flags) except -1
     cdef Py_ssize_t transmit(self, Scheduler scheduler, const char *data, Py_ssize_t size, int flags, bint whole) except -1
     cdef Py_ssize_t transmit_now(self, Scheduler scheduler, const char *data, Py_ssize_t size, int flags, bint whole) except -1
+    cdef int transmit_whole(self, Scheduler scheduler, const char *data, Py_ssize_t size, int flags) except -1
     cdef Py_ssize_t transmit_waiting(
         self, Scheduler scheduler, const char *data, Py_ssize_t size, int flags, bint whole, Py_ssize_t sent) except -1
     # Whether a refusal with that errno may pass by itself; the wait for it, in tries. OSError: it did not.

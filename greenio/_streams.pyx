@@ -17,14 +17,15 @@ from greenio._scopes import CancelScope, move_on_after, timeout as time_limit
 from greenio.socket import socket as plain_socket
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
+from cpython.ref cimport PyObject
 from libc.errno cimport (
     EBADF, ECONNABORTED, ECONNRESET, EHOSTUNREACH, ENETDOWN, ENETRESET, ENETUNREACH, ENOTCONN, EPIPE, EPROTO, ETIMEDOUT)
 from libc.string cimport memchr, memcpy, memmove
 
 from greenio._scheduler cimport caller_of, NEVER, Fiber, Scheduler, current_scheduler_or_none, current_scheduler_or_raise
-from greenio._socket cimport SocketCore, bytes_of
+from greenio._socket cimport SocketCore, bytes_of, say_bytes_sent
 from greenio._waiting cimport SERVED, Place, forks, serve, stand_in_line
 
 cdef extern from *:
@@ -103,6 +104,10 @@ cdef class Cork:
             self.stream.flush()
 
 
+cdef bint is_fatal(error) noexcept:
+    return isinstance(error, OSError) and error.errno in FATAL
+
+
 cdef class Stream:
     """A connection, with buffers: what connect_tcp, connect_unix, Listener.accept and serve's handlers get.
 
@@ -173,6 +178,8 @@ cdef class Stream:
         self.timeout_seconds = seconds
         self.sock = sock
         self.core = <SocketCore>sock if direct else None
+        if direct:
+            self.core.above = <PyObject *>self
         self.since_ns = scheduler.now() if scheduler is not None else 0
         return 0
 
@@ -208,6 +215,7 @@ cdef class Stream:
         cdef unsigned int parks = (<Fiber>caller_of(scheduler)).park_count
         cdef Py_ssize_t count
         cdef Py_buffer view
+        cdef bint came = False
         if self.failure:
             raise OSError(self.failure, os.strerror(self.failure))
         if self.ended:
@@ -223,12 +231,13 @@ cdef class Stream:
                 PyBuffer_Release(&view)
                 if count > size:
                     raise ValueError(f"{self.sock!r}.recv({size}) returned {count} bytes")
-        except OSError as error:
-            if error.errno in FATAL:
-                self.lost = True
-                if self.core is not None:
+            came = True
+        finally:
+            if not came:
+                error = sys.exc_info()[1]
+                self.note_loss(error)
+                if self.core is not None and is_fatal(error):
                     self.failure = error.errno
-            raise
         self.receives += 1
         self.received_bytes += count
         if count == 0:
@@ -310,6 +319,8 @@ cdef class Stream:
             count = self.receive(scheduler, scratch, min(max(n, self.read_buffer), SCRATCH_BYTES))
             if count <= n:
                 data = PyBytes_FromStringAndSize(scratch, count)
+                if self.core is not None:
+                    self.core.note_latest(data)
             else:
                 self.hold(scratch, count)
                 data = self.take(n)
@@ -599,6 +610,7 @@ cdef class Stream:
 
     cdef int transmit(self, Scheduler scheduler, object data, const char *start, Py_ssize_t size) except -1:
         cdef unsigned int parks = (<Fiber>caller_of(scheduler)).park_count
+        cdef bint left = False
         if size == 0:
             return 0
         try:
@@ -606,10 +618,12 @@ cdef class Stream:
                 self.core.transmit(scheduler, start, size, 0, True)
             else:
                 self.sock.sendall(PyBytes_FromStringAndSize(start, size) if data is None else data)
-        except BaseException as error:
-            self.sent_bytes += getattr(error, "bytes_sent", 0)
-            self.note_loss(error)
-            raise
+            left = True
+        finally:
+            if not left:
+                error = sys.exc_info()[1]
+                self.sent_bytes += getattr(error, "bytes_sent", 0)
+                self.note_loss(error)
         self.sends += 1
         self.sent_bytes += size
         if parks != (<Fiber>caller_of(scheduler)).park_count:
@@ -617,7 +631,7 @@ cdef class Stream:
         return 0
 
     cdef void note_loss(self, error) noexcept:
-        if isinstance(error, OSError) and error.errno in FATAL:
+        if is_fatal(error):
             self.lost = True
 
     cdef int send_pending(self, Scheduler scheduler) except -1:
@@ -655,6 +669,7 @@ cdef class Stream:
         return self.transmit(scheduler, data, start, size)
 
     cdef int write_bytes(self, Scheduler scheduler, object data, const char *start, Py_ssize_t size) except -1:
+        cdef bint left = False
         try:
             self.take_turn(scheduler)
             try:
@@ -666,10 +681,10 @@ cdef class Stream:
                     self.send(scheduler, data, start, size)
             finally:
                 self.end_turn()
-        except BaseException as error:
-            if not hasattr(error, "bytes_sent"):
-                error.bytes_sent = 0
-            raise
+            left = True
+        finally:
+            if not left:
+                say_bytes_sent(sys.exc_info()[1])
         return 0
 
     cdef int flush_all(self, Scheduler scheduler) except -1:
@@ -695,6 +710,10 @@ cdef class Stream:
         cdef Scheduler scheduler = self.begin_writing()
         cdef Py_buffer view
         cdef Py_ssize_t sent = 0
+        if self.timeout_seconds is None and PyBytes_CheckExact(data):
+            self.write_bytes(scheduler, data, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+            scheduler.spend()
+            return
         bytes_of(data, &view)
         try:
             if self.timeout_seconds is None:

@@ -6,6 +6,9 @@ import itertools
 import logging
 import math
 import random
+import re
+import shutil
+import subprocess
 import sys
 import threading
 import traceback
@@ -17,7 +20,9 @@ import pytest
 from child import run_child
 
 import greenio
+from greenio import _scheduler, _socket
 from greenio._scheduler import park_here, unpark_fiber
+from greenio.pollers import epoll
 from greenio.testing import VirtualClock, wait_all_parked
 
 CRASH = Path(__file__).parent / "crash"
@@ -1863,3 +1868,28 @@ def test_stacks_of_a_burst_are_given_back_also_while_only_a_signal_is_waited_for
         """
     )
     assert child.stdout.split() == ["5000", "1024"]
+
+
+# --- what the compiler made of it ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "least"),
+    [
+        (_scheduler, "Scheduler_next_ready", 9),
+        (_scheduler, "Scheduler_fire_timers", 9),
+        (_socket, "SocketCore_receive_waiting", 3),
+        (epoll, "EpollPoller_wait", 2),
+    ],
+)
+def test_cold_memory_is_fetched_ahead(module, function, least):
+    # gcc dropped the calls once, since they change nothing that it knows of.
+    objdump = shutil.which("objdump")
+    if objdump is None:
+        pytest.skip("no objdump: apt-get install binutils")
+    command = [objdump, "-d", "--no-show-raw-insn", module.__file__]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    code = dict(re.findall(r"^[0-9a-f]+ <(\w+)>:\n(.*?)(?:\n\n|\Z)", listing, re.MULTILINE | re.DOTALL))
+    (body,) = (text for name, text in code.items() if re.search(rf"_\d+{function}$", name))
+    reached = [body, *(code.get(name, "") for name in re.findall(r"call +[0-9a-f]+ <(\w*prefetch\w*)>", body))]
+    assert sum(text.count("prefetcht0") for text in reached) >= least

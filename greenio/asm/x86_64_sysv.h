@@ -34,4 +34,19 @@ static inline uint64_t greenio_ticks(void)
     return __builtin_ia32_rdtsc();
 }
 
+/* Ask for the line of memory there, which need not exist. Not __builtin_prefetch: gcc takes a function of nothing but these for one
+ * without effect, and drops the calls to it. */
+static inline void greenio_prefetch(const void *address)
+{
+    __asm__ volatile("prefetcht0 %0" : : "m"(*(const char *)address));
+}
+
+/* And for the lines from `first` to before `end`, both in bytes from `address`. */
+static inline void greenio_prefetch_lines(const void *address, ptrdiff_t first, ptrdiff_t end)
+{
+    #pragma GCC unroll 8
+    for (ptrdiff_t offset = first; offset < end; offset += 64)
+        greenio_prefetch((const char *)address + offset);
+}
+
 #endif
