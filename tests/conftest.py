@@ -77,9 +77,8 @@ MEASURED_CHILDREN = (
     "test_subprocess",
     "test_processes",
 )
-# Look at all modules, or start interpreters of their own; or fork while another OS thread may run what is new to coverage, whose
-# locks then stay taken in the child for good.
-NOT_MEASURED = ("round_trip", "imported_after", "started_anew", "waiting_for_children", "locks_of_files")
+# Look at all modules, or start interpreters of their own.
+NOT_MEASURED = ("round_trip", "imported_after", "started_anew")
 
 
 @pytest.fixture(autouse=True)

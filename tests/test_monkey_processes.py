@@ -159,11 +159,7 @@ def test_waiting_for_children_parks():
     check(
         """
 def child(status):
-    pid = os.fork()
-    if pid == 0:
-        time.sleep(0.02)
-        os._exit(status)
-    return pid
+    return os.posix_spawnp("sh", ["sh", "-c", f"sleep 0.02; exit {status}"], os.environ)
 
 pid = child(3)
 assert parked(os.waitpid, pid, 0) == (pid, 3 << 8)
@@ -234,22 +230,17 @@ with tempfile.NamedTemporaryFile() as one, open(one.name) as two:
         pass
     later(fcntl.flock, one, fcntl.LOCK_UN)
     parked(fcntl.flock, two, fcntl.LOCK_EX)
+HOLDER = "import fcntl, sys, time; fcntl.lockf(0, fcntl.LOCK_EX); print(flush=True); time.sleep(0.03)"
 with tempfile.NamedTemporaryFile() as file:
     for take in (
         lambda: fcntl.lockf(file, fcntl.LOCK_EX),
         lambda: os.lockf(file.fileno(), os.F_LOCK, 0),
     ):
-        r, w = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            take()
-            os.write(w, b"x")
-            time.sleep(0.03)
-            os._exit(0)
-        os.read(r, 1)
-        parked(take)
-        fcntl.lockf(file, fcntl.LOCK_UN)
-        os.waitpid(pid, 0)
+        # Another process, for a lock of this kind is a process's; not forked, since coverage's own locks may be taken at a fork.
+        with subprocess.Popen([sys.executable, "-S", "-c", HOLDER], stdin=file, stdout=subprocess.PIPE) as holder:
+            holder.stdout.read(1)
+            parked(take)
+            fcntl.lockf(file, fcntl.LOCK_UN)
 """
     )
 
