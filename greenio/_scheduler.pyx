@@ -721,6 +721,7 @@ cdef class Watch(Entry):
         self.scheduler = scheduler
 
     cpdef int ready(self, int flags) except -1:
+        self.scheduler.watched.waiting = False   # the wait is over: who becomes ready now needs nobody to end it
         self.seen |= flags
         if flags & (READABLE | URGENT | PEER_CLOSED | HANG_UP | FAILED):
             self.readable = True

@@ -465,6 +465,29 @@ def test_a_run_uses_the_poller_that_it_is_given(poller):
     assert Noted.waits > 0
 
 
+def test_who_becomes_ready_by_an_event_ends_no_wait(poller):
+    # It is over by then; each wake-up would be a system call, and another event in the next look.
+    class Noted(type(poller)):
+        wakes = 0
+
+        def wake(self):
+            Noted.wakes += 1
+            return super().wake()
+
+    def main():
+        ours, theirs = socket.socketpair()
+        with greenio.socket.socket(fileno=ours.detach()) as stream, theirs:
+            thread = threading.Thread(target=lambda: [theirs.send(theirs.recv(1)) for _ in range(50)])
+            thread.start()
+            for _ in range(50):
+                stream.send(b"x")
+                assert stream.recv(1) == b"x"
+            thread.join()
+            return Noted.wakes
+
+    assert greenio.run(main, poller=Noted()) == 0
+
+
 def test_the_base_class_has_the_table_and_no_kernel():
     base = Poller()
     entry = Recorder(5)
