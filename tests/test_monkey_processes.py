@@ -230,7 +230,7 @@ with tempfile.NamedTemporaryFile() as one, open(one.name) as two:
         pass
     later(fcntl.flock, one, fcntl.LOCK_UN)
     parked(fcntl.flock, two, fcntl.LOCK_EX)
-HOLDER = "import fcntl, sys, time; fcntl.lockf(0, fcntl.LOCK_EX); print(flush=True); time.sleep(0.03)"
+HOLDER = "import fcntl, time; fcntl.lockf(0, fcntl.LOCK_EX); print(flush=True); time.sleep(0.03)"
 with tempfile.NamedTemporaryFile() as file:
     for take in (
         lambda: fcntl.lockf(file, fcntl.LOCK_EX),
