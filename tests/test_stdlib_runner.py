@@ -346,6 +346,12 @@ def has_suite() -> Interpreter:
     return here
 
 
+def test_a_relative_path_is_asked_and_run_as_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "python").symlink_to(sys.executable)
+    monkeypatch.chdir(tmp_path)
+    assert ask("./python").path == str(tmp_path / "python")
+
+
 @pytest.mark.slow
 def test_a_module_of_cpython_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     has_suite()

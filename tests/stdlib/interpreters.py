@@ -45,7 +45,8 @@ class Interpreter:
 
 def ask(path: str) -> Interpreter:
     """What the interpreter says of itself; OSError, CalledProcessError, TimeoutExpired if it cannot be asked."""
-    found = shutil.which(path) or path
+    # The link itself, not where it leads: an environment's leads out of it.
+    found = os.path.abspath(shutil.which(path) or path)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     said = subprocess.run(
         [found, "-W", "ignore", "-c", ASK],
