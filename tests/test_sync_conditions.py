@@ -582,6 +582,7 @@ def test_an_os_thread_keeps_its_turn_over_signals_and_passes_a_notify_on_that_it
 
         condition = greenio.Condition()
         both_there = threading.Event()
+        heard = threading.Event()
         got = []
 
         def waiter(name):
@@ -594,12 +595,17 @@ def test_an_os_thread_keeps_its_turn_over_signals_and_passes_a_notify_on_that_it
 
         def signal_main(when):
             blocked(when)
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+            # Again and again: one that comes right before the kernel's wait is seen after it, as in threading's locks.
+            while not heard.wait(0.01):
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
 
         second = threading.Thread(target=waiter, args=("second",))
         third = threading.Thread(target=waiter, args=("third",))
 
         def on_first(number, frame):
+            if heard.is_set():
+                return
+            heard.set()
             second.start()                       # behind the main thread
             blocked(2)
             both_there.set()
@@ -618,12 +624,16 @@ def test_an_os_thread_keeps_its_turn_over_signals_and_passes_a_notify_on_that_it
         notifier.join()
 
         def on_second(number, frame):
+            if heard.is_set():
+                return
+            heard.set()
             third.start()                        # behind the second, and the main thread
             blocked(3)
             with condition:
                 condition.notify(2)
             raise LookupError
 
+        heard.clear()
         signal.signal(signal.SIGALRM, on_second)
         notifier = threading.Thread(target=signal_main, args=(2,))
         notifier.start()
