@@ -164,7 +164,7 @@ cdef enum:
     FETCH_STATE_BYTES = 384
     FETCH_FRAMES_BYTES = 768
     FETCH_BLOCK_BYTES = 512       # the control block and the outermost Python frames
-    FETCH_CALLS_BYTES = 1088      # from where it stopped to the interpreter's frame
+    FETCH_CALLS_BYTES = 1472      # from where it stopped to the interpreter's frame, through a Stream too
     FETCH_STACK_BYTES = 2560
     CANCELS_BEFORE_WARNING = 1000
     CANCELS_AT_EXIT = 100         # one that has swallowed so many is abandoned
